@@ -1,0 +1,174 @@
+"""The model file: weights and a card in one `.safetensors`. Nothing else is needed to run it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from mobilenetv2.architecture import Architecture, parameter_shapes
+from mobilenetv2.errors import ModelFileError, UserError, did_you_mean
+from mobilenetv2.files import reason, write_aside
+from mobilenetv2.preprocessing import Preprocessing
+
+Tensors = dict[str, NDArray[Any]]
+
+FORMAT = 1
+CARD_KEY = "mobilenetv2_card"
+TASKS = ("classify",)
+MAX_HEADER_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model is, what it needs and what it reached; JSON in the metadata of the model file.
+
+    labels: class names in the order of the outputs.
+    metrics: shares 0..1 by name, with "data" naming what they were measured on.
+    training: how the weights came to be; plain values.
+    """
+
+    name: str
+    task: str
+    architecture: Architecture
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+    description: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise UserError(f"task {self.task!r} is not known; it can be {', '.join(TASKS)}")
+        if len(self.labels) != self.architecture.num_classes:
+            raise UserError(f"{len(self.labels)} labels, but the network has {self.architecture.num_classes} outputs")
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> Card:
+        """Read a card. `source` names the file in errors. Raises ModelFileError."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ModelFileError(f"{source}: its model card is not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise ModelFileError(f"{source}: its model card is not a JSON object")
+        found = values.pop("format", None)
+        if not isinstance(found, int) or found < 1:
+            raise ModelFileError(f"{source}: its model card has no format version")
+        if found > FORMAT:
+            raise ModelFileError(
+                f"{source}: written in format {found}, this version reads up to {FORMAT}; "
+                "pip install --upgrade mobilenetv2"
+            )
+        try:
+            values["architecture"] = _record(Architecture, values["architecture"])
+            values["preprocessing"] = _record(Preprocessing, values["preprocessing"])
+            card: Card = _record(cls, values)
+        except KeyError as error:
+            raise ModelFileError(f"{source}: its model card lacks {error}") from error
+        except (TypeError, ValueError, UserError) as error:
+            raise ModelFileError(f"{source}: its model card is not valid: {error}") from error
+        if not all(isinstance(label, str) for label in card.labels):
+            raise ModelFileError(f"{source}: its model card has labels that are not text")
+        return card
+
+
+def _record(kind: type[Any], values: dict[str, Any]) -> Any:
+    """Build a record from JSON: lists become tuples, and unknown or missing keys are errors."""
+    known = {f.name for f in fields(kind)}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{kind.__name__} has no {key!r}{did_you_mean(key, known)}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelFile:
+    """A card and the tensors that its architecture names, as float32."""
+
+    card: Card
+    tensors: Tensors
+
+    def __post_init__(self) -> None:
+        _check_tensors(self.tensors, self.card.architecture, source=self.card.name)
+
+    def save(self, path: Path, *, half: bool = False) -> None:
+        """Write aside and rename. With `half`, kernels are stored as float16 and batch norm as float32.
+
+        Raises UserError if the place cannot be written, or a kernel does not fit float16.
+        """
+        stored = {}
+        for name, tensor in self.tensors.items():
+            stored[name] = np.ascontiguousarray(tensor, dtype=np.float16 if half and tensor.ndim > 1 else np.float32)
+            if not np.isfinite(stored[name]).all():
+                raise UserError(f"{path}: {name!r} does not fit float16; save it in float32")
+        write_aside(path, save_safetensors(stored, metadata={CARD_KEY: self.card.to_json()}))
+
+
+def load_model_file(path: Path) -> ModelFile:
+    """Read and check a model file. Raises ModelFileError for anything that could not be run safely."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
+    return parse_model_file(content, source=str(path))
+
+
+def parse_model_file(content: bytes, *, source: str) -> ModelFile:
+    """The same from memory; `source` names it in errors."""
+    card = Card.from_json(_card_text(content, source), source=source)
+    try:
+        tensors = load_safetensors(content)
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise ModelFileError(f"{source}: damaged or cut off ({error})") from error
+    _check_tensors(tensors, card.architecture, source=source)
+    return ModelFile(
+        card=card, tensors={name: tensors[name].astype(np.float32) for name, _ in parameter_shapes(card.architecture)}
+    )
+
+
+def _card_text(content: bytes, source: str) -> str:
+    """The card out of the safetensors header: 8 bytes of length, then JSON (safetensors has no reader for it)."""
+    length = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or length > min(len(content) - 8, MAX_HEADER_BYTES):
+        raise ModelFileError(f"{source}: is not a .safetensors file, or is cut off")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        text = header.get("__metadata__", {}).get(CARD_KEY)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ModelFileError(f"{source}: is not a .safetensors file") from error
+    if text is None:
+        raise ModelFileError(f"{source}: has weights but no model card; 'mobilenetv2 convert' makes a model file of it")
+    if not isinstance(text, str):
+        raise ModelFileError(f"{source}: its model card is not text")
+    return text
+
+
+def _check_tensors(tensors: Tensors, architecture: Architecture, *, source: str) -> None:
+    expected = dict(parameter_shapes(architecture))
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise ModelFileError(f"{source}: lacks the tensor {name!r} of its architecture")
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise ModelFileError(f"{source}: {name!r} has shape {tensor.shape}, its architecture needs {shape}")
+        if tensor.dtype.kind != "f":
+            raise ModelFileError(f"{source}: {name!r} holds {tensor.dtype}, not floating point")
+        if not np.isfinite(tensor).all():
+            raise ModelFileError(f"{source}: {name!r} holds NaN or infinity")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise ModelFileError(f"{source}: {name!r} holds negative variances")
+    for name in tensors:
+        if name not in expected:
+            raise ModelFileError(f"{source}: has a tensor {name!r} that its architecture does not know")

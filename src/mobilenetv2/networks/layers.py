@@ -1,0 +1,88 @@
+"""Layers that the networks share: convolution with batch norm, in either framework's numerics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobilenetv2.architecture import Numerics
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding of one axis as (before, after); the odd pixel goes after."""
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, and ReLU6 unless `linear`.
+
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), for every size and
+    both kinds of padding.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        linear: bool = False,
+        numerics: Numerics,
+    ) -> None:
+        super().__init__()
+        # At stride 1 both rules pad alike, and the convolution can do it.
+        self.pads_by_size = numerics.padding == "same" and stride > 1
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding=0 if self.pads_by_size else (kernel - 1) // 2 * dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+        self.norm = nn.BatchNorm2d(out_channels, eps=numerics.batch_norm_eps, momentum=numerics.batch_norm_momentum)
+        self.activation = nn.Identity() if linear else nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pads_by_size:
+            kernel, stride, dilation = self.conv.kernel_size[0], self.conv.stride[0], self.conv.dilation[0]
+            top, bottom = same_padding(x.shape[2], kernel, stride, dilation)
+            left, right = same_padding(x.shape[3], kernel, stride, dilation)
+            x = F.pad(x, (left, right, top, bottom))
+        activated: Tensor = self.activation(self.norm(self.conv(x)))
+        return activated
+
+
+def initialize(network: nn.Module, numerics_name: str) -> None:
+    """Random weights as the framework of the profile draws them.
+
+    "torch": He normal over the outputs, classifier N(0, .01) (torchvision). "tf": truncated normal with
+    standard deviation .09 (TF-Slim); the paper does not say.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            if numerics_name == "tf":
+                nn.init.trunc_normal_(module.weight, std=0.09, a=-0.18, b=0.18)
+            else:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            if numerics_name == "tf":
+                nn.init.trunc_normal_(module.weight, std=0.09, a=-0.18, b=0.18)
+            else:
+                nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lay out the weights for NHWC, in which CPUs run these networks about half again as fast."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

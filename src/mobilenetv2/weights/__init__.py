@@ -1,0 +1,1 @@
+"""Published checkpoints, brought to the names of `mobilenetv2.architecture.parameter_shapes`."""
