@@ -182,6 +182,12 @@ def plan_network(architecture: Architecture, stages: tuple[Stage, ...] = MOBILEN
     return Plan(stem_channels=stem, stages=tuple(planned), last_channels=last)
 
 
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding of one axis as (before, after); the odd pixel goes after."""
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
 class ParameterShape(NamedTuple):
     name: str
     shape: tuple[int, ...]
@@ -214,3 +220,34 @@ def parameter_shapes(architecture: Architecture) -> list[ParameterShape]:
     shapes.append(ParameterShape("classifier.weight", (architecture.num_classes, plan.last_channels)))
     shapes.append(ParameterShape("classifier.bias", (architecture.num_classes,)))
     return shapes
+
+
+def parameters(architecture: Architecture, *, batch_norm: bool = True) -> int:
+    """Trained numbers: kernels, the classifier and, with `batch_norm`, gamma and beta (not the running statistics)."""
+    return sum(
+        math.prod(shape)
+        for name, shape in parameter_shapes(architecture)
+        if ".running_" not in name and (batch_norm or ".norm." not in name)
+    )
+
+
+def multiply_adds(architecture: Architecture, size_hw: tuple[int, int]) -> int:
+    """Multiplications of all convolutions and the classifier for one picture; batch norm is not counted.
+
+    size_hw: height and width of the input in pixels; a stride halves them, rounding up.
+    """
+    plan = plan_network(architecture)
+
+    def strided(size_hw: tuple[int, int], stride: int) -> tuple[int, int]:
+        return -(-size_hw[0] // stride), -(-size_hw[1] // stride)
+
+    size_hw = strided(size_hw, 2)
+    total = math.prod(size_hw) * 3 * 9 * plan.stem_channels
+    for block in plan.blocks:
+        inner = block.expanded_channels
+        if block.expands:
+            total += math.prod(size_hw) * block.in_channels * inner
+        size_hw = strided(size_hw, block.stride)
+        total += math.prod(size_hw) * inner * (9 + block.out_channels)
+    total += math.prod(size_hw) * plan.stages[-1][-1].out_channels * plan.last_channels
+    return total + plan.last_channels * architecture.num_classes

@@ -26,8 +26,8 @@ def write_aside(path: Path, content: bytes) -> None:
         # mkstemp makes files that only their owner can read; give what open() would have given.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
         temporary = None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {reason(error)}; nothing was overwritten") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ class Timing:
     postprocess: float
 
 
-class Label(NamedTuple):
-    """One class and its score, 0..1."""
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One class, its place among the outputs, and its score, 0..1."""
 
     name: str
     index: int
@@ -52,7 +53,7 @@ class Classification:
     def top(self, k: int = 5) -> list[Label]:
         """The `k` most probable classes, most probable first; equal scores in the order of the classes."""
         order = np.argsort(-self.scores, kind="stable")[:k]
-        return [Label(self.names[i], int(i), float(self.scores[i])) for i in order]
+        return [Label(name=self.names[i], index=int(i), score=float(self.scores[i])) for i in order]
 
     def to_dict(self, top: int = 5) -> dict[str, Any]:
         """Plain values, as `predict --json` prints them; scores rounded to 6 digits, times to .01 ms."""
@@ -62,5 +63,7 @@ class Classification:
             "model": self.model,
             "size_hw": list(self.size_hw),
             "ms": {part: round(value, 2) for part, value in asdict(self.ms).items()},
-            "labels": [{"name": n, "index": i, "score": round(s, 6)} for n, i, s in self.top(top)],
+            "labels": [
+                {"name": label.name, "index": label.index, "score": round(label.score, 6)} for label in self.top(top)
+            ],
         }

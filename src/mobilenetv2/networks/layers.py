@@ -6,13 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import Numerics
-
-
-def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding of one axis as (before, after); the odd pixel goes after."""
-    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-    return total // 2, total - total // 2
+from mobilenetv2.architecture import Numerics, same_padding
 
 
 class ConvNorm(nn.Module):
@@ -85,4 +79,4 @@ def initialize(network: nn.Module, numerics_name: str) -> None:
 
 def channels_last(network: nn.Module) -> nn.Module:
     """Lay out the weights for NHWC, in which CPUs run these networks about half again as fast."""
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last)

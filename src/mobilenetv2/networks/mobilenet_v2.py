@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -28,7 +28,11 @@ class InvertedResidual(nn.Module):
         self.project = ConvNorm(inner, plan.out_channels, linear=True, numerics=numerics)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(self.filter(self.expand(x)))
+        return self.contract(x, self.expand(x))
+
+    def contract(self, x: Tensor, expansion: Tensor) -> Tensor:
+        """The rest of the block, for whoever wants its expansion too."""
+        y: Tensor = self.project(self.filter(expansion))
         return x + y if self.has_shortcut else y
 
 
@@ -37,11 +41,12 @@ class BottleneckStage(nn.Module):
 
     def __init__(self, plans: tuple[BlockPlan, ...], numerics: Numerics) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(InvertedResidual(plan, numerics) for plan in plans))
+        self.blocks = nn.ModuleList(InvertedResidual(plan, numerics) for plan in plans)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.blocks(x)
-        return y
+        for block in self.blocks:
+            x = block(x)
+        return x
 
 
 class Taps(NamedTuple):
@@ -87,11 +92,11 @@ class MobileNetV2(nn.Module):
         x = self.stem(images)
         for stage in self.stages[:5]:
             x = stage(x)
-        first, *others = self.stages[5].blocks
+        stage = cast(BottleneckStage, self.stages[5])
+        first = cast(InvertedResidual, stage.blocks[0])
         expansion = first.expand(x)
-        y = first.project(first.filter(expansion))
-        x = x + y if first.has_shortcut else y
-        for block in others:
+        x = first.contract(x, expansion)
+        for block in stage.blocks[1:]:
             x = block(x)
         bottleneck = self.stages[6](x)
         return Taps(expansion, bottleneck, self.last(bottleneck))

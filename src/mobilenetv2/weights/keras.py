@@ -5,14 +5,17 @@ Keras is not needed and nothing in the file is executed: only arrays are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobilenetv2.architecture import Architecture, parameter_shapes, plan_network
 from mobilenetv2.errors import MissingExtraError, ModelFileError
 from mobilenetv2.modelfile import Tensors
+from mobilenetv2.weights.rename import rename
 
 _NORM_PARTS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
@@ -52,31 +55,44 @@ def read_hdf5(path: Path, architecture: Architecture) -> Tensors:
             file["model_weights" if "model_weights" in file else "/"].visititems(visit)
     except (OSError, ValueError, IndexError) as error:
         raise ModelFileError(f"{path}: cannot be read as HDF5 ({error})") from error
-    tensors = dict(_rename(arrays, architecture, path))
-    return {name: tensors[name] for name, _ in parameter_shapes(architecture)}
+    return from_keras(arrays, architecture, source=str(path))
 
 
-def _rename(arrays: dict[str, np.ndarray], architecture: Architecture, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def from_keras(arrays: Mapping[str, Any], architecture: Architecture, *, source: str = "") -> Tensors:
+    """Arrays by 'layer/part' -> our tensors. Other layers are left out: a file may hold more than the network.
+
+    Raises ModelFileError if a tensor is missing or has another shape.
+    """
+    return rename(
+        arrays,
+        _tensor_names(arrays, architecture),
+        architecture,
+        peer="MobileNetV2 of keras-applications",
+        source=source,
+        layout=_layout,
+        only=False,
+    )
+
+
+def _tensor_names(arrays: Mapping[str, Any], architecture: Architecture) -> dict[str, str]:
     layers = layer_names(architecture)
     dense = next((name for name in ("predictions", "dense") if f"{name}/kernel" in arrays), "predictions")
-    for name, shape in parameter_shapes(architecture):
+    names = {}
+    for name, _ in parameter_shapes(architecture):
         if name.startswith("classifier"):
-            key = f"{dense}/{'kernel' if name.endswith('weight') else 'bias'}"
-        else:
-            layer, kind, part = name.rsplit(".", 2)
-            convolution, norm = layers[layer]
-            key = f"{norm}/{_NORM_PARTS[part]}" if kind == "norm" else f"{convolution}/kernel"
-            # Keras before 3 calls a depthwise kernel what it is.
-            if key not in arrays and kind == "conv":
-                key = f"{convolution}/depthwise_kernel"
-        if key not in arrays:
-            raise ModelFileError(f"{path}: has no tensor {key!r}; this is not MobileNetV2 of keras-applications")
-        array = arrays[key]
-        if array.ndim == 4:
-            # Keras: (height, width, in, out), and (height, width, channels, 1) for depthwise.
-            array = array.transpose((2, 3, 0, 1) if layer.endswith(".filter") else (3, 2, 0, 1))
-        elif array.ndim == 2:
-            array = array.T
-        if array.shape != shape:
-            raise ModelFileError(f"{path}: {key!r} has shape {array.shape}, but {name!r} needs {shape}")
-        yield name, np.ascontiguousarray(array, dtype=np.float32)
+            names[name] = f"{dense}/{'kernel' if name.endswith('weight') else 'bias'}"
+            continue
+        layer, kind, part = name.rsplit(".", 2)
+        convolution, norm = layers[layer]
+        names[name] = f"{norm}/{_NORM_PARTS[part]}" if kind == "norm" else f"{convolution}/kernel"
+        # Keras before 3 calls a depthwise kernel what it is.
+        if f"{convolution}/depthwise_kernel" in arrays and kind == "conv":
+            names[name] = f"{convolution}/depthwise_kernel"
+    return names
+
+
+def _layout(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.ndim == 4:
+        # Keras: (height, width, in, out), and (height, width, channels, 1) for depthwise.
+        return array.transpose((2, 3, 0, 1) if name.endswith(".filter.conv.weight") else (3, 2, 0, 1))
+    return array.T if array.ndim == 2 else array

@@ -1,0 +1,180 @@
+"""A folder of pictures, one folder for each class: `train/<class>/*`, `val/<class>/*`, or classes alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from mobilenetv2.data.tree import Tree, fingerprint, open_tree
+from mobilenetv2.errors import DataError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+# What Pillow reads and people use for photographs; a literal list, since asking Pillow loads all its plugins.
+PICTURE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .jp2 .j2k .jpx .ppm .pgm .pbm .pnm .pcx .tga "
+    ".ico .avif .avifs .dds .sgi .rgb .bw .qoi .apng".split()
+)
+DEFAULT_VAL_FRACTION = 0.1
+
+
+class Item(NamedTuple):
+    """One picture: its name in the tree and the index of its class."""
+
+    name: str
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """Pictures by split. `derived` says that `val` was split off by seed, as no folder of that name was found."""
+
+    tree: Tree
+    classes: tuple[str, ...]
+    splits: dict[str, tuple[Item, ...]]
+    derived: bool
+
+    @property
+    def path(self) -> Path:
+        return self.tree.path
+
+    def counts(self, split: str) -> dict[str, int]:
+        """Pictures of each class."""
+        found = Counter(item.label for item in self.splits[split])
+        return {name: found[index] for index, name in enumerate(self.classes)}
+
+    def without(self, bad: set[str]) -> ImageFolder:
+        """The same without the pictures named in `bad`."""
+        splits = {split: tuple(i for i in items if i.name not in bad) for split, items in self.splits.items()}
+        return ImageFolder(tree=self.tree, classes=self.classes, splits=splits, derived=self.derived)
+
+
+def read_image_folder(path: Path, *, val_fraction: float = DEFAULT_VAL_FRACTION, seed: int = 0) -> ImageFolder:
+    """Find splits and classes below a folder or `.zip` for training.
+
+    Without a `val` folder, `val_fraction` of each class is taken off for it: the same pictures for the same
+    seed on every machine, and adding a picture moves no other.
+    Raises DataError for no pictures, a single class, a class of val or test that train lacks, or pictures
+    beside the class folders.
+    """
+    tree = open_tree(path)
+    found = _find(tree)
+    if "train" not in found:
+        if set(found) != {""}:
+            raise DataError(f"{path}: has {_listed(found)} but no 'train' folder; put the training pictures there")
+        found["train"] = found.pop("")
+    elif "" in found:
+        stray = found[""][0][0]
+        raise DataError(f"{path}: {stray} lies beside the split folders; put it into train/, val/ or test/")
+    classes = _class_names(found["train"], path)
+    if len(classes) < 2:
+        raise DataError(f"{path}: has one class only ({classes[0]!r}); classification needs two folders or more")
+    splits = {split: _items(pictures, classes, f"{path}/{split}") for split, pictures in found.items()}
+    derived = "val" not in splits
+    if derived:
+        splits["train"], splits["val"] = _split_off(splits["train"], val_fraction, seed)
+        if not splits["val"]:
+            raise DataError(
+                f"{path}: has no 'val' folder and too few pictures to split one off "
+                f"({len(splits['train'])}); add pictures, or a larger --set val_fraction"
+            )
+    return ImageFolder(tree=tree, classes=classes, splits=splits, derived=derived)
+
+
+def read_labelled(
+    path: Path, classes: Sequence[str], split: str | None = None, *, trained_on: dict[str, object] | None = None
+) -> tuple[Tree, str, tuple[Item, ...]]:
+    """Pictures to measure a model on: the tree, the split's name, and the pictures labelled as the model numbers them.
+
+    `split` None takes `val`, or the only split there is. `trained_on` is the "data" entry of the model
+    card's training record: where it is this very data, and val was split off by seed, the same pictures
+    are split off again, so that no training picture is ever counted.
+    """
+    tree = open_tree(path)
+    found = _find(tree)
+    splits = {name or "all": _items(pictures, classes, f"{path}/{name}") for name, pictures in found.items()}
+    source = "train" if "train" in splits else "all"
+    if trained_on and trained_on.get("derived_val") and "val" not in splits and source in splits:
+        if fingerprint(tree) == trained_on.get("fingerprint"):
+            fraction, seed = trained_on["val_fraction"], trained_on["seed"]
+            assert isinstance(fraction, float) and isinstance(seed, int)
+            splits["train"], splits["val"] = _split_off(splits.pop(source), fraction, seed)
+    if split is None:
+        split = "val" if "val" in splits else next(iter(splits)) if len(splits) == 1 else None
+    if split is None or split not in splits:
+        wanted = f"no {split!r}" if split else "no 'val'"
+        raise DataError(f"{path}: has {wanted} split; choose one with --split: {_listed(splits)}")
+    return tree, split, splits[split]
+
+
+def _find(tree: Tree) -> dict[str, list[tuple[str, str]]]:
+    """Split name ('' for classes alone) -> (file, class) of every picture."""
+    pictures = [name for name in tree.names if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+    if not pictures:
+        raise DataError(f"{tree.path}: holds no pictures ({len(tree.names)} other files)")
+    prefix = _wrapping_folder(pictures)
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in pictures:
+        parts = name.removeprefix(prefix).split("/")
+        split = SPLIT_NAMES.get(parts[0].lower(), "")
+        if split:
+            parts = parts[1:]
+        if len(parts) < 2:
+            raise DataError(f"{tree.path}/{name}: lies in no class folder; put it into <class>/ or <split>/<class>/")
+        found.setdefault(split, []).append((name, parts[0]))
+    return found
+
+
+def _wrapping_folder(pictures: list[str]) -> str:
+    """The single folder that holds everything, as archives often have it; splits do not count as one."""
+    tops = {name.split("/")[0] for name in pictures}
+    if len(tops) == 1 and all(name.count("/") >= 2 for name in pictures):
+        (top,) = tops
+        if top.lower() not in SPLIT_NAMES:
+            return f"{top}/"
+    return ""
+
+
+def _class_names(pictures: list[tuple[str, str]], path: Path) -> tuple[str, ...]:
+    return tuple(sorted({name for _, name in pictures}))
+
+
+def _items(pictures: list[tuple[str, str]], classes: Sequence[str], place: str) -> tuple[Item, ...]:
+    indices = {name: index for index, name in enumerate(classes)}
+    unknown = sorted({name for _, name in pictures} - set(indices))
+    if unknown:
+        raise DataError(
+            f"{place.rstrip('/')}: has {len(unknown)} class folders that the training classes lack "
+            f"(first: {unknown[0]!r}); known are {_listed(classes)}"
+        )
+    return tuple(Item(file, indices[name]) for file, name in pictures)
+
+
+def _split_off(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """(the rest, `fraction` of each class), chosen by a hash of seed and name; both in their old order."""
+    by_class: dict[int, list[Item]] = {}
+    for item in items:
+        by_class.setdefault(item.label, []).append(item)
+    taken: set[Item] = set()
+    for members in by_class.values():
+        members.sort(key=lambda item: hashlib.sha256(f"{seed}/{item.name}".encode()).digest())
+        # A class of one picture keeps it for training.
+        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        taken.update(members[:count])
+    return tuple(i for i in items if i not in taken), tuple(i for i in items if i in taken)
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = [repr(name) for name in list(names)[:8]]
+    return ", ".join(shown) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

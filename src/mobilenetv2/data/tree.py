@@ -1,0 +1,131 @@
+"""A folder, or a `.zip` of one, read by relative name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from mobilenetv2.errors import DataError
+from mobilenetv2.files import reason
+
+# What systems leave lying about.
+_IGNORED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+# One picture of an archive may not unpack to more than this.
+MAX_MEMBER_BYTES = 512 * 2**20
+
+
+class Tree(Protocol):
+    """Files below one place. `names` are sorted, relative, with forward slashes."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def read(self, name: str) -> bytes:
+        """The content of one file. Raises DataError, which names it."""
+
+    def size(self, name: str) -> int:
+        """Bytes of one file."""
+
+
+@dataclass(frozen=True)
+class FolderTree:
+    path: Path
+    names: tuple[str, ...]
+
+    def read(self, name: str) -> bytes:
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{self.path / name}: cannot be read: {reason(error)}") from error
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+
+@dataclass(frozen=True)
+class ZipTree:
+    """Reads members without unpacking; each process opens the archive for itself."""
+
+    path: Path
+    names: tuple[str, ...]
+
+    def read(self, name: str) -> bytes:
+        try:
+            archive = _open_archive(self.path)
+            with _ARCHIVES_LOCK:
+                if archive.getinfo(name).file_size > MAX_MEMBER_BYTES:
+                    raise DataError(f"{self.path}/{name}: unpacks to more than {MAX_MEMBER_BYTES >> 20} MiB")
+                return archive.read(name)
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"{self.path}/{name}: cannot be read from the archive ({error})") from error
+
+    def size(self, name: str) -> int:
+        return _open_archive(self.path).getinfo(name).file_size
+
+
+_ARCHIVES: dict[tuple[int, Path], zipfile.ZipFile] = {}
+# A ZipFile is one file handle with one position.
+_ARCHIVES_LOCK = threading.Lock()
+
+
+def _open_archive(path: Path) -> zipfile.ZipFile:
+    key = (os.getpid(), path)
+    with _ARCHIVES_LOCK:
+        if key not in _ARCHIVES:
+            _ARCHIVES[key] = zipfile.ZipFile(path)
+        return _ARCHIVES[key]
+
+
+def open_tree(path: Path) -> Tree:
+    """List a folder or a `.zip`, without what systems leave lying about.
+
+    Raises DataError if there is nothing there, or it is neither.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such folder or archive")
+    if path.is_dir():
+        tree: Tree = FolderTree(path, tuple(sorted(_list_folder(path))))
+    elif zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: is not a readable .zip ({error})") from error
+        tree = ZipTree(path, tuple(sorted(name for name in names if not _is_ignored(name))))
+    else:
+        raise DataError(f"{path}: is neither a folder nor a .zip archive")
+    if not tree.names:
+        raise DataError(f"{path}: is empty")
+    return tree
+
+
+def fingerprint(tree: Tree) -> str:
+    """16 hex digits that change when a file is added, removed, renamed or changes its size."""
+    digest = hashlib.sha256()
+    for name in tree.names:
+        digest.update(f"{name}\0{tree.size(name)}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _list_folder(path: Path) -> list[str]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed: {reason(error)}") from error
+
+    names: list[str] = []
+    for folder, folders, files in os.walk(path, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not _is_ignored(name)]
+        relative = Path(folder).relative_to(path)
+        names.extend((relative / name).as_posix() for name in files if not _is_ignored(name))
+    return names
+
+
+def _is_ignored(name: str) -> bool:
+    return any(part in _IGNORED or part.startswith(".") for part in PurePosixPath(name).parts)

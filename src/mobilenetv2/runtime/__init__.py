@@ -1,0 +1,1 @@
+"""Running models without torch: pictures in, frozen records out."""

@@ -1,0 +1,1 @@
+"""What differs between classification, detection and segmentation in training."""

@@ -1,0 +1,224 @@
+"""Recipes: everything that decides how a network is trained, as one flat record with named starting points."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from mobilenetv2.errors import UserError, did_you_mean
+from mobilenetv2.files import write_aside
+
+Optimizer = Literal["adamw", "sgd", "rmsprop_tf"]
+Schedule = Literal["cosine", "exponential"]
+Augmentation = Literal["none", "light", "colour", "trivial", "rand"]
+Crop = Literal["pad", "resized"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training, resolved. Every field can be given on the command line as `--set name=value`.
+
+    recipe: the starting point that the other values were derived from.
+    width, resolution: of the network; resolution in pixels, square.
+    numerics: padding and batch norm as in "torch" or "tf"; "auto" takes the pretrained weights' own.
+    pretrained: a name that `mobilenetv2 models` lists, "auto" for the best of this width, or "none".
+    freeze_stages: parts that keep their pretrained weights and batch norm: 0 none, 1 the stem, 2 the stem
+        and the first row of bottlenecks, and so on. Early parts cost most and change least.
+    epochs, warmup_epochs: passes over the training pictures; the warm-up may be a fraction.
+    batch_size: pictures a step and process.
+    learning_rate, head_learning_rate: at their highest; the head is the new classifier.
+    schedule: "cosine" down to 0, or "exponential", x `decay_rate` an epoch.
+    momentum, rms_decay, optimizer_eps: of the optimizer, where it has them.
+    weight_decay: never on batch norm and biases; `decay_depthwise` says whether on depthwise kernels.
+    label_smoothing, dropout, mixup, cutmix: 0 is off; mixup and cutmix are the alpha of their Beta.
+    augmentation: "none" leaves the picture as it is, "light" crops and flips, "colour" adds TF-Slim's
+        brightness and saturation, "trivial" adds TrivialAugmentWide, "rand" RandAugment.
+    crop: "pad" moves the picture by up to an eighth of its side; "resized" cuts a piece of
+        `crop_area_min` to 1 of its area.
+    flip: share of pictures mirrored left to right.
+    erasing: share of pictures of which a random rectangle is blanked.
+    ema_decay: of the weights' exponential moving average, which is what is measured and kept; 0 is off.
+    clip_gradient_norm: 0 is off.
+    batch_norm_momentum: weight of the new batch; 0 takes the numerics profile's own.
+    val_fraction: share split off where there is no `val` folder. seed: of everything random.
+    workers: processes that decode; -1 takes the processor's count less one, 4 at most.
+    precision: "no" is float32; "bf16" and "fp16" where the hardware has them.
+    save_every_s: seconds between two savings of the state that a run resumes from.
+    """
+
+    recipe: str = "transfer"
+    width: float = 1.0
+    resolution: int = 224
+    numerics: Literal["auto", "torch", "tf"] = "auto"
+    pretrained: str = "auto"
+    freeze_stages: int = 0
+    epochs: int = 20
+    warmup_epochs: float = 0.5
+    batch_size: int = 32
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 1e-3
+    head_learning_rate: float = 1e-3
+    schedule: Schedule = "cosine"
+    decay_rate: float = 0.98
+    momentum: float = 0.9
+    rms_decay: float = 0.9
+    optimizer_eps: float = 1e-8
+    weight_decay: float = 0.05
+    decay_depthwise: bool = True
+    label_smoothing: float = 0.1
+    dropout: float = 0.2
+    augmentation: Augmentation = "trivial"
+    crop: Crop = "resized"
+    crop_area_min: float = 0.35
+    flip: float = 0.5
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema_decay: float = 0.998
+    clip_gradient_norm: float = 0.0
+    batch_norm_momentum: float = 0.0
+    val_fraction: float = 0.1
+    seed: int = 0
+    workers: int = -1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    save_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise UserError(f"{name} {value!r} is out of range; give {low:g} to {high:g}")
+
+    def save(self, path: Path) -> None:
+        write_aside(path, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "width": (0.05, 16),
+    "resolution": (1, 4096),
+    "freeze_stages": (0, 9),
+    "epochs": (1, 100_000),
+    "warmup_epochs": (0, 1000),
+    "batch_size": (2, 65_536),
+    "learning_rate": (0, 100),
+    "head_learning_rate": (0, 100),
+    "decay_rate": (0, 1),
+    "momentum": (0, 1),
+    "rms_decay": (0, 1),
+    "optimizer_eps": (0, 10),
+    "weight_decay": (0, 10),
+    "label_smoothing": (0, 0.99),
+    "dropout": (0, 0.99),
+    "crop_area_min": (0.01, 1),
+    "flip": (0, 1),
+    "erasing": (0, 1),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "ema_decay": (0, 0.999999),
+    "clip_gradient_norm": (0, 1e6),
+    "batch_norm_momentum": (0, 1),
+    "val_fraction": (0.001, 0.9),
+    "seed": (0, 2**31),
+    "workers": (-1, 256),
+    "save_every_s": (0, 1e9),
+}
+
+
+def transfer() -> Recipe:
+    """From pretrained weights to the user's classes: a few hundred pictures up to tens of thousands."""
+    return Recipe(recipe="transfer")
+
+
+def paper() -> Recipe:
+    """From random weights as Sec. 6.1 trains ImageNet, completed from TF-Slim where the paper is silent.
+
+    RMSProp with decay and momentum .9 (eps 1.0 inside the root), learning rate .045 x .98 an epoch,
+    weight decay 4e-5 but not on depthwise kernels, batch 96 a process, label smoothing .1, EMA .9999.
+    """
+    return Recipe(
+        recipe="paper",
+        numerics="tf",
+        pretrained="none",
+        epochs=300,
+        warmup_epochs=0,
+        batch_size=96,
+        optimizer="rmsprop_tf",
+        learning_rate=0.045,
+        head_learning_rate=0.045,
+        schedule="exponential",
+        decay_rate=0.98,
+        optimizer_eps=1.0,
+        weight_decay=4e-5,
+        decay_depthwise=False,
+        augmentation="colour",
+        crop_area_min=0.05,
+        ema_decay=0.9999,
+    )
+
+
+def small() -> Recipe:
+    """From pretrained weights to pictures of 32 pixels and the like: whole pictures, moved and mirrored only."""
+    return Recipe(
+        recipe="small",
+        resolution=96,
+        freeze_stages=3,
+        epochs=6,
+        warmup_epochs=0.3,
+        batch_size=64,
+        augmentation="light",
+        crop="pad",
+        label_smoothing=0.05,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"transfer": transfer, "paper": paper, "small": small}
+
+
+def resolve(name: str, settings: Iterable[str] = (), **given: Any) -> Recipe:
+    """A recipe by name, changed by `name=value` settings and by values that are not None.
+
+    Raises UserError for an unknown recipe or name, with the nearest one, and for a value of the wrong kind.
+    """
+    if name not in RECIPES:
+        raise UserError(f"recipe {name!r} is not known{did_you_mean(name, RECIPES)}; it can be {', '.join(RECIPES)}")
+    kinds = get_type_hints(Recipe)
+    changes = {key: value for key, value in given.items() if value is not None}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise UserError(f"--set {setting}: give it as name=value")
+        if key not in kinds or key == "recipe":
+            raise UserError(f"--set {setting}: there is no option {key!r}{did_you_mean(key, kinds)}")
+        changes[key] = _parse(text, kinds[key], setting)
+    return dataclasses.replace(RECIPES[name](), **changes)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read the recipe that a run was started with. Raises UserError if it is not one."""
+    try:
+        values = json.loads(path.read_bytes())
+        return Recipe(**values)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: is not the recipe of a run ({error})") from error
+
+
+def _parse(text: str, kind: Any, setting: str) -> Any:
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if text not in choices:
+            raise UserError(f"--set {setting}: it can be {', '.join(choices)}{did_you_mean(text, choices)}")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"--set {setting}: it can be true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError as error:
+        word = {int: "a whole number", float: "a number"}[kind]
+        raise UserError(f"--set {setting}: {text!r} is not {word}") from error

@@ -1,0 +1,83 @@
+"""Published weights as training takes them: by name, checked, under our names."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from mobilenetv2.architecture import Architecture
+from mobilenetv2.errors import MissingExtraError, ModelFileError
+from mobilenetv2.files import reason
+from mobilenetv2.modelfile import Tensors
+from mobilenetv2.preprocessing import Preprocessing
+from mobilenetv2.weights.fetch import Progress, fetch
+from mobilenetv2.weights.keras import read_hdf5
+from mobilenetv2.weights.sources import Format, default_source, find_source
+from mobilenetv2.weights.timm import from_timm
+from mobilenetv2.weights.torchvision import from_torchvision
+
+__all__ = ["default_source", "pretrained", "read_checkpoint"]
+
+
+def pretrained(
+    name: str, *, num_classes: int | None, file: Path | None = None, progress: Progress | None = None
+) -> tuple[Tensors, Architecture, Preprocessing]:
+    """Tensors by our names (float32 NumPy), the architecture they fit, and the preprocessing they were made with.
+
+    num_classes: of the network to be; None for the source's own. The classifier is among the tensors only
+        where both agree; otherwise it is left out, and the rest is the backbone.
+    file: the user's own copy, instead of fetching it.
+    Raises UserError (unknown name), DownloadError or ModelFileError, each in one line.
+    """
+    source = find_source(name)
+    path = fetch(source, file=file, progress=progress)
+    tensors = read_checkpoint(path, source.layout, source.architecture)
+    if num_classes in (None, source.architecture.num_classes):
+        return tensors, source.architecture, source.preprocessing
+    backbone = {key: tensor for key, tensor in tensors.items() if not key.startswith("classifier.")}
+    return backbone, replace(source.architecture, num_classes=num_classes), source.preprocessing
+
+
+def read_checkpoint(path: Path, layout: Format, architecture: Architecture) -> Tensors:
+    """A checkpoint of another framework -> our tensors, every one of them checked.
+
+    layout: whose names it has: "torchvision" and "timm" as .safetensors or .pth, "keras" as HDF5.
+    Raises ModelFileError if it cannot be read, or is not what `layout` and `architecture` say.
+    """
+    if layout == "keras":
+        return read_hdf5(path, architecture)
+    state = _read_state(path)
+    convert = from_torchvision if layout == "torchvision" else from_timm
+    return convert(state, architecture, source=str(path))
+
+
+def _read_state(path: Path) -> Mapping[str, Any]:
+    """Names and tensors of a .safetensors or .pth file; of the latter only tensors, by torch's restricted reader."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return load_file(path)
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingExtraError("reading a .pth file", "train") from error
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
+    except SafetensorError as error:
+        raise ModelFileError(f"{path}: is not a whole .safetensors file ({error})") from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise ModelFileError(
+            f"{path}: is not a file of tensors alone, as torch.save writes it ({type(error).__name__}); "
+            "nothing in it was run"
+        ) from error
+    if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
+        raise ModelFileError(f"{path}: holds something else than a state dict of tensors")
+    return state
