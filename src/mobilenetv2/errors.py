@@ -30,6 +30,10 @@ class DownloadError(UserError):
     """Weights could not be fetched, or are not the ones that were asked for."""
 
 
+class ExportError(UserError):
+    """An exported model does not answer like the one it was made from. It is not written."""
+
+
 class MissingExtraError(UserError):
     """A part of the package needs libraries that the base installation leaves out."""
 

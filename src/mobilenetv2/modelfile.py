@@ -110,7 +110,8 @@ class ModelFile:
         """
         stored = {}
         for name, tensor in self.tensors.items():
-            stored[name] = np.ascontiguousarray(tensor, dtype=np.float16 if half and tensor.ndim > 1 else np.float32)
+            with np.errstate(over="ignore"):  # found by the next line
+                stored[name] = np.asarray(tensor, np.float16 if half and tensor.ndim > 1 else np.float32, order="C")
             if not np.isfinite(stored[name]).all():
                 raise UserError(f"{path}: {name!r} does not fit float16; save it in float32")
         write_aside(path, save_safetensors(stored, metadata={CARD_KEY: self.card.to_json()}))

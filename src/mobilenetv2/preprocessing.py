@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilenetv2.errors import UserError
+from mobilenetv2.errors import ImageError, UserError
 
 Resize = Literal["stretch", "crop"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -19,6 +19,7 @@ IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # as mean and std: pixels to [-1, 1], TensorFlow's habit
 MAX_SIDE = 4096
+MAX_PIXELS = 178_956_970  # of one picture, 512 MiB as RGB: twice Pillow's warning, where Pillow refuses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,10 @@ class Geometry(NamedTuple):
 
 
 def plan_geometry(size_hw: tuple[int, int], preprocessing: Preprocessing) -> Geometry:
-    """Sizes and offsets in whole pixels, by torchvision's rounding (`Resize` then `CenterCrop`)."""
+    """Sizes and offsets in whole pixels, by torchvision's rounding (`Resize` then `CenterCrop`).
+
+    Raises ImageError for a picture so long and narrow that it would not fit into memory once resized.
+    """
     if preprocessing.resize == "stretch":
         return Geometry(preprocessing.size_hw, 0, 0)
     height, width = size_hw
@@ -74,6 +78,8 @@ def plan_geometry(size_hw: tuple[int, int], preprocessing: Preprocessing) -> Geo
         resized = (shorter, max(shorter, shorter * width // height))
     else:
         resized = (max(shorter, shorter * height // width), shorter)
+    if resized[0] * resized[1] > MAX_PIXELS:
+        raise ImageError(f"{width}x{height} pixels are too long and narrow: crop the picture before")
     return Geometry(resized, round((resized[0] - side) / 2), round((resized[1] - side) / 2))
 
 
@@ -81,7 +87,10 @@ def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """An RGB picture of any size -> one of `preprocessing.size_hw`."""
     geometry = plan_geometry((image.height, image.width), preprocessing)
     (height, width), (out_height, out_width) = geometry.resized_hw, preprocessing.size_hw
-    resized = image.resize((width, height), _PILLOW[preprocessing.interpolation])
+    interpolation = _PILLOW[preprocessing.interpolation]
+    # Width first, as Pillow did for every picture until some version of 12 began to take tall ones height
+    # first: levels are rounded in between, and the answer must not depend on the version.
+    resized = image.resize((width, image.height), interpolation).resize((width, height), interpolation)
     if (height, width) == (out_height, out_width):
         return resized
     left, top = geometry.left, geometry.top

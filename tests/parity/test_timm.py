@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from parity.peers import SIZES_HW, ours, pictures, randomize, relative_difference
+from peers import SIZES_HW, ours, pictures, randomize, relative_difference
 from torch import nn
 
 from mobilenetv2.architecture import Architecture
@@ -75,6 +75,7 @@ def test_what_does_not_fit_is_named(change: Any, words: str) -> None:
 @pytest.mark.parametrize(("name", "tag"), PUBLISHED.items())
 def test_the_table_says_what_timm_says(name: str, tag: str) -> None:
     source, published = SOURCES[name], timm.get_pretrained_cfg(tag)
+    assert published is not None
     preprocessing = source.preprocessing
     assert (3, *preprocessing.size_hw) == published.input_size
     assert (preprocessing.crop_fraction, preprocessing.interpolation) == (published.crop_pct, published.interpolation)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parity.peers import SIZES_HW, ours, pictures, randomize, relative_difference
+from peers import SIZES_HW, ours, pictures, randomize, relative_difference
 from torch import nn
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
 
@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_named(state: dict[str, Any], change: Any, words: s
 
 
 def test_another_width_does_not_fit(state: dict[str, Any]) -> None:
-    with pytest.raises(ModelFileError, match="width 0.5"):
+    with pytest.raises(ModelFileError, match=r"width 0\.5"):
         from_torchvision(state, Architecture(width=0.5, num_classes=3))
 
 

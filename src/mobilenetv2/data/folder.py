@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mobilenetv2.data.tree import Tree, fingerprint, open_tree
 from mobilenetv2.errors import DataError
+from mobilenetv2.runtime.images import PICTURE_SUFFIXES
 
 SPLIT_NAMES = {
     "train": "train",
@@ -21,11 +22,6 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-# What Pillow reads and people use for photographs; a literal list, since asking Pillow loads all its plugins.
-PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .jp2 .j2k .jpx .ppm .pgm .pbm .pnm .pcx .tga "
-    ".ico .avif .avifs .dds .sgi .rgb .bw .qoi .apng".split()
-)
 DEFAULT_VAL_FRACTION = 0.1
 
 
@@ -93,7 +89,7 @@ def read_image_folder(path: Path, *, val_fraction: float = DEFAULT_VAL_FRACTION,
 
 
 def read_labelled(
-    path: Path, classes: Sequence[str], split: str | None = None, *, trained_on: dict[str, object] | None = None
+    path: Path, classes: Sequence[str], split: str | None = None, *, trained_on: dict[str, Any] | None = None
 ) -> tuple[Tree, str, tuple[Item, ...]]:
     """Pictures to measure a model on: the tree, the split's name, and the pictures labelled as the model numbers them.
 
@@ -105,11 +101,11 @@ def read_labelled(
     found = _find(tree)
     splits = {name or "all": _items(pictures, classes, f"{path}/{name}") for name, pictures in found.items()}
     source = "train" if "train" in splits else "all"
-    if trained_on and trained_on.get("derived_val") and "val" not in splits and source in splits:
-        if fingerprint(tree) == trained_on.get("fingerprint"):
-            fraction, seed = trained_on["val_fraction"], trained_on["seed"]
-            assert isinstance(fraction, float) and isinstance(seed, int)
-            splits["train"], splits["val"] = _split_off(splits.pop(source), fraction, seed)
+    if trained_on is None or not trained_on.get("derived_val"):
+        trained_on = {"fingerprint": None}
+    if "val" not in splits and source in splits and fingerprint(tree) == trained_on["fingerprint"]:
+        fraction, seed = float(trained_on["val_fraction"]), int(trained_on["seed"])
+        splits["train"], splits["val"] = _split_off(splits.pop(source), fraction, seed)
     if split is None:
         split = "val" if "val" in splits else next(iter(splits)) if len(splits) == 1 else None
     if split is None or split not in splits:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenetv2 import __version__
 from mobilenetv2.architecture import NUMERICS, plan_network, same_padding
 from mobilenetv2.modelfile import CARD_KEY, ModelFile
 from mobilenetv2.preprocessing import Preprocessing
-from mobilenetv2.runtime.graph_resize import add_resize_axis
-from mobilenetv2.runtime.onnx_wire import GraphBuilder, write_model
+from mobilenetv2.runtime.graph_resize import add_resize_rows
+from mobilenetv2.runtime.onnx_wire import FLOAT32, GraphBuilder, write_model
 
 
 def network_graph(model: ModelFile) -> bytes:
@@ -44,7 +43,7 @@ def picture_graph(model: ModelFile) -> bytes:
 
 def _write(graph: GraphBuilder, model: ModelFile) -> bytes:
     content = graph.graph(model.card.name)
-    return write_model(content, producer_version=version("mobilenetv2"), metadata={CARD_KEY: model.card.to_json()})
+    return write_model(content, producer_version=__version__, metadata={CARD_KEY: model.card.to_json()})
 
 
 def _add_preprocessing(graph: GraphBuilder, image: str, preprocessing: Preprocessing) -> str:
@@ -66,23 +65,33 @@ def _add_preprocessing(graph: GraphBuilder, image: str, preprocessing: Preproces
         # round() takes a half to the even neighbour: up only where the spare pixels and their half are odd.
         up = graph.node("Mul", graph.node("Mod", spare, two), graph.node("Mod", middle, two))
         offsets = graph.node("Add", middle, up)
-    # Width first, as in `preprocessing.resize`: levels are rounded in between.
-    for axis in (1, 0):
+
+    def resize_rows(rows: str, axis: int) -> str:
         index = graph.constant(np.int64(axis))
-        image = add_resize_axis(
+        return add_resize_rows(
             graph,
-            image,
-            axis=axis,
+            rows,
             in_size=graph.node("Gather", size, index),
             resized_size=graph.node("Gather", resized, index),
             offset=graph.node("Gather", offsets, index),
             out_size=preprocessing.size_hw[axis],
             interpolation=preprocessing.interpolation,
         )
+
+    # Width first, as in `preprocessing.resize`: levels are rounded in between. Each axis in its turn comes
+    # first in memory, as gathering whole rows is many times faster than single pixels.
+    height, width = preprocessing.size_hw
+    in_width = graph.node("Slice", size, integers(1), integers(2))
+    planes = graph.node("Transpose", image, perm=(2, 0, 1))
+    planes = graph.node("Reshape", planes, graph.node("Concat", integers(-1), in_width, axis=0))
+    columns = resize_rows(graph.node("Transpose", planes, perm=(1, 0)), 1)
+    columns = graph.node("Reshape", columns, integers(width * 3, -1))
+    rows = resize_rows(graph.node("Transpose", columns, perm=(1, 0)), 0)
+    image = graph.node("Reshape", rows, integers(height, width, 3))
     mean = np.array(preprocessing.mean_rgb, np.float32) * 255
     scale = 1 / (np.array(preprocessing.std_rgb, np.float32) * 255)
     # Not folded into the stem: its padding is of zeros after normalisation.
-    pixels = graph.node("Sub", graph.node("Cast", image, to=1), graph.constant(mean))
+    pixels = graph.node("Sub", graph.node("Cast", image, to=FLOAT32), graph.constant(mean))
     pixels = graph.node("Mul", pixels, graph.constant(scale))
     planes = graph.node("Transpose", pixels, perm=(2, 0, 1))
     return graph.node("Unsqueeze", planes, integers(0), name="images")
@@ -138,7 +147,10 @@ def _add_network(graph: GraphBuilder, images: str, model: ModelFile, *, output: 
 
 
 def fold_batch_norm(model: ModelFile, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Kernel (out, in / groups, k, k) and bias (out,) of convolution and batch norm `name` in one, worked out in float64."""
+    """Kernel (out, in / groups, k, k) and bias (out,) that do what convolution and batch norm `name` do.
+
+    Worked out in float64, then rounded once.
+    """
     eps = NUMERICS[model.card.architecture.numerics].batch_norm_eps
     kernel, gamma, beta, mean, variance = (
         model.tensors[f"{name}.{part}"].astype(np.float64)

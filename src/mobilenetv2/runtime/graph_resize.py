@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from mobilenetv2.preprocessing import Interpolation
-from mobilenetv2.runtime.onnx_wire import GraphBuilder
+from mobilenetv2.runtime.onnx_wire import FLOAT64, INT32, INT64, UINT8, GraphBuilder
 
 # Bits after the point of a weight: what 32 bits leave beside a sum of levels (8 bits, and 2 to spare).
 _PRECISION_BITS = 32 - 8 - 2
@@ -18,57 +18,49 @@ _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 _CUBIC_A = -0.5
 
 
-def add_resize_axis(
+def add_resize_rows(
     graph: GraphBuilder,
-    picture: str,
+    rows: str,
     *,
-    axis: int,
     in_size: str,
     resized_size: str,
     offset: str,
     out_size: int,
     interpolation: Interpolation,
 ) -> str:
-    """One pass over one axis: uint8 (height, width, 3) -> the same with `out_size` at `axis`.
+    """One pass over the first axis: uint8 levels (in_size, n) -> (out_size, n).
 
-    picture: name of the picture. in_size, resized_size, offset: names of int64 scalars: the axis' size
-        before and after, and where the window of `out_size` begins that is kept of it. Only that window
-        is computed.
+    rows: name of the levels. in_size, resized_size, offset: names of int64 scalars: the axis' size before
+        and after, and where the window of `out_size` begins that is kept of it. Only that window is
+        computed.
     """
-    indices, weights = _add_weights(graph, in_size, resized_size, offset, out_size, interpolation)
-    # (taps, out) -> (taps, out, 1, 1) or (taps, out, 1): a tap broadcasts against the picture.
-    broadcast = graph.constant(np.array([-1, out_size, 1, 1][: 4 - axis], np.int64))
-    weights = graph.node("Reshape", weights, broadcast)
-    zero = graph.constant(np.int64(0))
-    first = graph.node("Gather", picture, graph.node("Gather", indices, zero), axis=axis)
-    # The sum begins at one half, so that the final shift rounds.
+    positions, weights = _add_weights(graph, in_size, resized_size, offset, out_size, interpolation)
+    first = graph.constant(np.int64(0))
+    # The sum begins at one half, so that the final division rounds.
     half = graph.constant(np.int32(1 << (_PRECISION_BITS - 1)))
-    start = graph.node("Expand", half, graph.node("Shape", first))
-    # One tap a turn keeps the memory at that of the result; Pillow's window would be `taps` times as much.
+    shape = graph.node("Shape", graph.node("Gather", rows, graph.node("Gather", positions, first)))
+    start = graph.node("Expand", half, shape)
+    # One tap a turn: all taps at once would take as many times the memory.
     body = GraphBuilder(prefix=f"{start}.")
-    turn, go_on, total = f"{start}.turn", f"{start}.go_on", f"{start}.total"
-    body.input(turn, np.int64, ())
-    body.input(go_on, np.bool_, ())
-    body.input(total, np.int32, None)
-    levels = body.node("Gather", picture, body.node("Gather", indices, turn), axis=axis)
-    levels = body.node("Cast", levels, to=6)
-    added = body.node("Add", total, body.node("Mul", levels, body.node("Gather", weights, turn)))
+    turn = body.input(f"{start}.turn", np.int64, ())
+    go_on = body.input(f"{start}.go_on", np.bool_, ())
+    total = body.input(f"{start}.total", np.int32, None)
+    levels = body.node("Cast", body.node("Gather", rows, body.node("Gather", positions, turn)), to=INT32)
+    levels = body.node("Mul", levels, body.node("Gather", weights, turn))
     body.output(body.node("Identity", go_on), np.bool_, ())
-    body.output(added, np.int32, None)
-    taps = graph.node("Gather", graph.node("Shape", indices), zero)
-    forever = graph.constant(np.bool_(True))
-    total = graph.node("Loop", taps, forever, start, body=body.graph("taps"))
-    # Below zero is black, so the division never meets a negative number.
+    body.output(body.node("Add", total, levels), np.int32, None)
+    taps = graph.node("Gather", graph.node("Shape", positions), first)
+    total = graph.node("Loop", taps, graph.constant(np.bool_(True)), start, body=body.graph("taps"))
+    # What is below zero is cut to zero: first, so that the division only meets what it rounds down.
     total = graph.node("Max", total, graph.constant(np.int32(0)))
     total = graph.node("Div", total, graph.constant(np.int32(1 << _PRECISION_BITS)))
-    total = graph.node("Min", total, graph.constant(np.int32(255)))
-    return graph.node("Cast", total, to=2)
+    return graph.node("Cast", graph.node("Min", total, graph.constant(np.int32(255))), to=UINT8)
 
 
 def _add_weights(
     graph: GraphBuilder, in_size: str, resized_size: str, offset: str, out_size: int, interpolation: Interpolation
 ) -> tuple[str, str]:
-    """(taps, out) int64 positions along the axis and (taps, out) int32 weights, of sum 2^22.
+    """(taps, out) int64 positions along the axis and (taps, out, 1) int32 weights, of sum 2^22.
 
     Taps beyond the window or the picture have weight 0 and some position inside.
     """
@@ -77,10 +69,7 @@ def _add_weights(
         return graph.constant(np.float64(value))
 
     def real(name: str) -> str:
-        return graph.node("Cast", name, to=11)
-
-    def whole(name: str) -> str:
-        return graph.node("Cast", name, to=7)
+        return graph.node("Cast", name, to=FLOAT64)
 
     half, zero, one, last = number(0.5), number(0), number(1), graph.node("Sub", real(in_size), number(1))
     scale = graph.node("Div", real(in_size), real(resized_size))
@@ -107,7 +96,8 @@ def _add_weights(
     weight = graph.node("Mul", graph.node("Div", weight, total), number(1 << _PRECISION_BITS))
     # Half away from zero: cut (weight +- .5) towards zero, as the cast does.
     weight = graph.node("Add", weight, graph.node("Mul", graph.node("Sign", weight), half))
-    return whole(graph.node("Min", position, last)), graph.node("Cast", weight, to=6)
+    weight = graph.node("Unsqueeze", graph.node("Cast", weight, to=INT32), graph.constant(np.array([2], np.int64)))
+    return graph.node("Cast", graph.node("Min", position, last), to=INT64), weight
 
 
 def _add_filter(graph: GraphBuilder, distance: str, interpolation: Interpolation) -> str:

@@ -17,13 +17,14 @@ IR_VERSION = 8
 OPSET = 18
 
 # TensorProto.DataType
+FLOAT32, UINT8, INT32, INT64, BOOL, FLOAT64 = 1, 2, 6, 7, 9, 11
 _DATA_TYPES = {
-    np.dtype(np.float32): 1,
-    np.dtype(np.uint8): 2,
-    np.dtype(np.int32): 6,
-    np.dtype(np.int64): 7,
-    np.dtype(np.bool_): 9,
-    np.dtype(np.float64): 11,
+    np.dtype(np.float32): FLOAT32,
+    np.dtype(np.uint8): UINT8,
+    np.dtype(np.int32): INT32,
+    np.dtype(np.int64): INT64,
+    np.dtype(np.bool_): BOOL,
+    np.dtype(np.float64): FLOAT64,
 }
 
 Attribute = int | float | str | Sequence[int] | bytes
@@ -53,7 +54,9 @@ def _bytes(number: int, value: bytes | str) -> bytes:
 def _tensor(name: str, array: NDArray[np.generic]) -> bytes:
     """TensorProto: dims, data_type, name, raw_data."""
     raw = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
-    return b"".join((*(_int(1, d) for d in array.shape), _int(2, _DATA_TYPES[array.dtype]), _bytes(8, name), _bytes(9, raw)))
+    return b"".join(
+        (*(_int(1, d) for d in array.shape), _int(2, _DATA_TYPES[array.dtype]), _bytes(8, name), _bytes(9, raw))
+    )
 
 
 def _value_info(name: str, dtype: type[np.generic], shape: Sequence[Dimension] | None) -> bytes:

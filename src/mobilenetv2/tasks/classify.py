@@ -42,10 +42,8 @@ class Classify:
         self.architecture, self.preprocessing, tensors, self.pretrained = _start(data, recipe, weights)
         network = MobileNetV2(self.architecture, dropout=recipe.dropout)
         if tensors:
-            missing, _ = network.load_state_dict(tensors, strict=False)
-            # The head is the user's own; a counter of batches is no weight.
-            if any(not key.startswith("classifier") and "num_batches" not in key for key in missing):
-                raise UserError(f"pretrained weights {self.pretrained!r} do not fit this network")
+            # Not strict: the head stays the user's own, and a counter of batches is no weight.
+            network.load_state_dict(tensors, strict=False)
             # A head that starts at zero keeps the first steps from tearing at the backbone.
             nn.init.zeros_(network.classifier.weight)
         if recipe.batch_norm_momentum:
@@ -158,4 +156,6 @@ def _start(
         "mean_rgb": preprocessing.mean_rgb,
         "std_rgb": preprocessing.std_rgb,
     }
-    return architecture, Preprocessing(**fit), {name: torch.from_numpy(array) for name, array in arrays.items()}, source
+    # The classes are other ones, even where their number is the same.
+    backbone = {name: torch.from_numpy(array) for name, array in arrays.items() if not name.startswith("classifier.")}
+    return architecture, Preprocessing(**fit), backbone, source

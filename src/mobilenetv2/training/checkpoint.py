@@ -19,7 +19,7 @@ from mobilenetv2.files import write_aside
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a run is: epochs done, steps done of the next and their loss, the best so far, a record for each epoch."""
+    """How far a run is: epochs done, steps of the next and their loss, the best so far, a record for each epoch."""
 
     epoch: int = 0
     step: int = 0

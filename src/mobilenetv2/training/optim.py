@@ -66,7 +66,9 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     """Four groups: head or not, decayed or not. Frozen parameters are in none."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     depthwise = {
-        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Conv2d) and module.groups > 1
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1
     }
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:

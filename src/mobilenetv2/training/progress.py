@@ -43,7 +43,7 @@ class TrainingListener(ABC):
         if resuming:
             self.say("resuming")
 
-    def epoch_begins(self, epoch: int, epochs: int, done: int, steps: int) -> None:  # noqa: B027
+    def epoch_begins(self, epoch: int, epochs: int, done: int, steps: int) -> None:
         """`done` of `steps` steps of this epoch (counted from 0) are behind us."""
 
     def step(self, loss: float, images_per_s: float) -> None: ...
@@ -74,9 +74,7 @@ class PlainListener(TrainingListener):
         self._done += 1
         if time.monotonic() - self._said > self.every_s:
             self._said = time.monotonic()
-            self.say(
-                f"{self._place}  step {self._done}/{self._steps}  loss {loss:.4f}  {images_per_s:.1f} images/s"
-            )
+            self.say(f"{self._place}  step {self._done}/{self._steps}  loss {loss:.4f}  {images_per_s:.1f} images/s")
 
 
 class RichListener(TrainingListener):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mobilenetv2.data.folder import ImageFolder, read_image_folder
 from mobilenetv2.data.pictures import find_bad
 from mobilenetv2.errors import DataError, UserError
+from mobilenetv2.evaluation import evaluate
 from mobilenetv2.files import reason, write_aside
+from mobilenetv2.modelfile import load_model_file
+from mobilenetv2.runtime.predictor import load
 from mobilenetv2.tasks.classify import Classify
 from mobilenetv2.training.loop import MODEL, STATE, Interrupted, train
 from mobilenetv2.training.progress import PlainListener, RichListener, TrainingListener
 from mobilenetv2.training.recipes import Recipe
+from mobilenetv2.training.report import write_report
 
 RUN = "run.json"
 TASKS = {"classify": Classify}
@@ -70,8 +73,8 @@ def next_folder(parent: Path, name: str) -> Path:
     return parent / f"{name}-{number}"
 
 
-def carry_out(folder: Path) -> Path:
-    """Train what `folder` describes, from its beginning or from where it was stopped; returns the model file.
+def carry_out(folder: Path) -> None:
+    """Train what `folder` describes, from its beginning or from where it was stopped, then measure and report.
 
     Raises DataError for pictures that cannot be decoded (unless the run skips them), UserError when
     interrupted, saying how to go on.
@@ -90,7 +93,24 @@ def carry_out(folder: Path) -> Path:
             raise UserError(
                 f"stopped; everything is saved. Go on with: mobilenetv2 train {run.task} --resume {folder}"
             ) from None
-    return folder / MODEL
+        listener.say("measuring the model file through the runtime")
+        finish(folder, Path(run.data), skip_bad=run.skip_bad)
+
+
+def finish(folder: Path, data: Path, *, skip_bad: bool) -> None:
+    """Measure the run's model file through the runtime, put that into its card, and write the report."""
+    path = folder / MODEL
+    model = load_model_file(path)
+    evaluation = evaluate(load(path), data, skip_bad=skip_bad)
+    metrics = {
+        "top1": round(evaluation.top1, 6),
+        "top5": round(evaluation.top5, 6),
+        "images": evaluation.images,
+        "data": f"{data.name}, {evaluation.split}",
+    }
+    replace(model, card=replace(model.card, metrics=metrics)).save(path)
+    write_aside(folder / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
+    write_report(folder, evaluation, data)
 
 
 def _without_bad(data: ImageFolder, run: Run, listener: TrainingListener) -> ImageFolder:
@@ -103,19 +123,10 @@ def _without_bad(data: ImageFolder, run: Run, listener: TrainingListener) -> Ima
     first, problem = next(iter(bad.items()))
     summary = f"{run.data}: {len(bad)} of {len(names)} images cannot be decoded (first: {first}: {problem})"
     if not run.skip_bad:
-        raise DataError(
-            f"{summary}. Run 'mobilenetv2 check {run.data}' for all, or go on without them by --skip-bad"
-        )
+        raise DataError(f"{summary}. Run 'mobilenetv2 check {run.data}' for all, or go on without them by --skip-bad")
     listener.say(f"{summary}; going on without them")
     kept = data.without(set(bad))
     for name, count in kept.counts("train").items():
         if not count:
             raise DataError(f"{run.data}: no picture of class {name!r} can be decoded")
     return kept
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    """The best epoch's record of a finished run."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    best: dict[str, Any] = max(lines, key=lambda line: line["val_top1"])
-    return best

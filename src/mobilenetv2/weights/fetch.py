@@ -116,6 +116,7 @@ class _SameSchemes(urllib.request.HTTPRedirectHandler):
         self, req, fp, code, msg, headers, newurl
     ) -> urllib.request.Request | None:
         if urllib.parse.urlsplit(newurl).scheme not in self.schemes:
+            fp.close()
             raise urllib.error.URLError(f"it leads to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -22,6 +22,12 @@ from mobilenetv2.weights.sources import Format, default_source, find_source
 from mobilenetv2.weights.timm import from_timm
 from mobilenetv2.weights.torchvision import from_torchvision
 
+# What torch's reader says to a file that is something else; on arbitrary bytes it stumbles in many ways.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError),
+    *(ValueError, TypeError, LookupError, AttributeError),
+)
+
 __all__ = ["default_source", "pretrained", "read_checkpoint"]
 
 
@@ -73,7 +79,7 @@ def _read_state(path: Path) -> Mapping[str, Any]:
         raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
     except SafetensorError as error:
         raise ModelFileError(f"{path}: is not a whole .safetensors file ({error})") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ModelFileError(
             f"{path}: is not a file of tensors alone, as torch.save writes it ({type(error).__name__}); "
             "nothing in it was run"

@@ -101,6 +101,7 @@ SOURCES: dict[str, Source] = {
         Source(
             name="keras-1.00-160",
             architecture=Architecture(num_classes=19, numerics="tf"),
+            # Bilinear is the backbone's (TF-Slim); the head was trained with Pillow's default, bicubic.
             preprocessing=Preprocessing(size_hw=(160, 160)),
             layout="keras",
             # keras-applications' mobilenetv2_1.00_160 below a head for 19 breeds of dogs.

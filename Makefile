@@ -1,0 +1,31 @@
+# `make demo` and `make test` set up everything they need, in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint types clean
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: .venv/ready
+	$(BIN)/mobilenetv2 demo
+
+test: .venv/ready
+	$(BIN)/pytest -m "not slow"
+
+test-all: .venv/ready
+	$(BIN)/pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/ready
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv demo runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,145 @@
+"""Every verb of the command line as a function. What needs torch imports it when called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilenetv2.errors import ImageError, MissingExtraError, UserError, did_you_mean
+from mobilenetv2.modelfile import load_model_file
+from mobilenetv2.runtime.images import expand_sources
+from mobilenetv2.runtime.predictor import DEFAULT_MODEL, find_model, load
+
+if TYPE_CHECKING:
+    from mobilenetv2.data.doctor import Diagnosis
+    from mobilenetv2.evaluation import Evaluation
+    from mobilenetv2.export.onnx import ExportReport
+    from mobilenetv2.predictions import Classification
+    from mobilenetv2.weights.catalogue import ModelRow
+
+EXPORT_TARGETS = ("onnx",)
+
+
+def predict(
+    *sources: str | PathLike[str], model: str | PathLike[str] = DEFAULT_MODEL, threads: int | None = None
+) -> Iterator[Classification | ImageError]:
+    """The answer for every picture of paths, folders, globs, addresses and '-' (stdin), one after another.
+
+    A picture that cannot be read yields its ImageError, and the others go on. For single pictures in
+    memory use `mobilenetv2.load(model).predict(...)`.
+    Raises UserError if there are no pictures, ModelFileError for the model.
+    """
+    predictor = load(model, threads=threads)
+    for source in expand_sources([str(source) for source in sources]):
+        try:
+            yield predictor.predict(source)
+        except ImageError as error:
+            yield error
+
+
+def train(
+    task: str = "classify",
+    *,
+    data: str | PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
+    name: str | None = None,
+    recipe: str = "transfer",
+    settings: Iterable[str] = (),
+    width: float | None = None,
+    resolution: int | None = None,
+    weights: str | PathLike[str] | None = None,
+    skip_bad: bool = False,
+    resume: str | PathLike[str] | None = None,
+) -> Path:
+    """Train on a folder or `.zip` of pictures, or go on with a stopped run; returns the run's folder.
+
+    out: the run's folder, by default the first free `runs/classify-N`. name: of the model, by default the
+    data's. recipe, settings: see `mobilenetv2.training.recipes.Recipe`; settings are "name=value".
+    weights: a file of pretrained weights, instead of fetching them. skip_bad: go on without pictures that
+    cannot be decoded. resume: the folder of a run; it knows everything else.
+    The folder ends with `model.safetensors`, `metrics.jsonl`, `evaluation.json` and `report.html`; the model's card
+    holds what the runtime measures on the validation pictures.
+    Raises UserError, also when stopped by Ctrl-C (everything is saved).
+    """
+    try:
+        from mobilenetv2.training import run as runs
+        from mobilenetv2.training.recipes import resolve
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("training", "train") from error
+    if task not in runs.TASKS:
+        raise UserError(
+            f"task {task!r} is not known{did_you_mean(task, runs.TASKS)}; it can be {', '.join(runs.TASKS)}"
+        )
+    if resume is not None:
+        folder = Path(resume)
+    else:
+        if data is None:
+            raise UserError("training needs --data DIR, or --resume RUN to go on with a stopped one")
+        chosen = resolve(recipe, settings, width=width, resolution=resolution)
+        run = runs.Run(
+            task=task,
+            data=str(Path(data).absolute()),
+            name=name or Path(data).stem,
+            skip_bad=skip_bad,
+            weights=str(Path(weights).absolute()) if weights else None,
+            recipe=chosen,
+        )
+        folder = runs.start_run(run, Path(out) if out else runs.next_folder(Path("runs"), task))
+    runs.carry_out(folder)
+    return folder
+
+
+def evaluate(
+    model: str | PathLike[str],
+    data: str | PathLike[str],
+    *,
+    split: str | None = None,
+    threads: int | None = None,
+    skip_bad: bool = False,
+) -> Evaluation:
+    """Measure a model on labelled pictures, through the runtime that `predict` uses.
+
+    split: by default `val`, or the only split there is. Raises UserError.
+    """
+    from mobilenetv2.evaluation import evaluate as measure
+
+    return measure(load(model, threads=threads), Path(data), split=split, skip_bad=skip_bad)
+
+
+def export(
+    model: str | PathLike[str],
+    *,
+    to: str = "onnx",
+    out: str | PathLike[str] | None = None,
+    pictures: Sequence[Any] | None = None,
+) -> ExportReport:
+    """Write a model for another runtime, and prove that it answers as this one does.
+
+    out: by default the model's name with the target's ending, in the current folder. pictures: paths, folders or
+    globs to prove it with. Raises UserError, and leaves no file, if the two disagree.
+    """
+    if to not in EXPORT_TARGETS:
+        known = ", ".join(EXPORT_TARGETS)
+        raise UserError(f"export target {to!r} is not known{did_you_mean(to, EXPORT_TARGETS)}; it can be {known}")
+    from mobilenetv2.export.onnx import export_onnx
+
+    path = find_model(model)
+    target = Path(out) if out else Path(f"{path.stem}.onnx")
+    proof = list(expand_sources([str(picture) for picture in pictures])) if pictures else None
+    return export_onnx(load_model_file(path), target, pictures=proof)
+
+
+def check(data: str | PathLike[str]) -> Diagnosis:
+    """Everything that is wrong, or odd, with a data set. Raises UserError only if there is nothing there."""
+    from mobilenetv2.data.doctor import check as diagnose
+
+    return diagnose(Path(data))
+
+
+def models() -> list[ModelRow]:
+    """The models in the box, and the published weights that training can start from."""
+    from mobilenetv2.weights.catalogue import list_models
+
+    return list_models()

@@ -1,0 +1,246 @@
+"""The command line: one thin function for each verb. stdout is data, stderr is for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from mobilenetv2.errors import ImageError, UserError
+
+app = typer.Typer(
+    name="mobilenetv2",
+    help="MobileNetV2 as a complete light-weight vision system: check, train, evaluate, export, predict.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one, with a folder for each class.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all processors by default.")]
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit codes: 0 done, 1 a fault of ours, 2 the user's input, 130 stopped by Ctrl-C."""
+    try:
+        app()
+    except UserError as error:
+        if _debug:
+            raise
+        print(f"mobilenetv2: {error}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+_debug = False
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mobilenetv2 import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error in the input.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command()
+def predict(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Picture, folder, glob, URL, or - (stdin).")
+    ],
+    model: Annotated[
+        str, typer.Option(help="A model file, an exported .onnx, or the name of a model in the box.")
+    ] = "cifar10",
+    as_json: AsJson = False,
+    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture with its labels here.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    threads: Threads = None,
+) -> None:
+    """Say what pictures show."""
+    from dataclasses import replace
+
+    from mobilenetv2.runtime.images import STDIN, Source, expand_sources, read_stdin
+    from mobilenetv2.runtime.predictor import load
+
+    predictor = load(model, threads=threads)
+    failed, taken = False, set[str]()
+    for source in expand_sources(sources):
+        try:
+            # What comes from a pipe can be read only once.
+            picture: Source = read_stdin() if source == STDIN else source
+            answer = replace(predictor.predict(picture), source=source)
+        except ImageError as error:
+            print(f"mobilenetv2: {error}", file=sys.stderr)
+            failed = True
+            continue
+        if as_json:
+            print(json.dumps(answer.to_dict(top), ensure_ascii=False), flush=True)
+        else:
+            named = ", ".join(f"{label.name} {label.score:.1%}" for label in answer.top(top))
+            print(f"{answer.source}: {named}", flush=True)
+        if save is not None:
+            from mobilenetv2.runtime.draw import save_drawing
+
+            save_drawing(picture, answer, save, taken)
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(help="classify")] = "classify",
+    data: Annotated[Path | None, typer.Option(help="A folder, or a .zip of one, with a folder for each class.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/classify-N by default.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; the data's by default.")] = None,
+    recipe: Annotated[str, typer.Option(help="transfer, small or paper.")] = "transfer",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option.")
+    ] = None,
+    width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Input size in pixels.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Pretrained weights, instead of fetching them.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without pictures that cannot be read.")] = False,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run.")] = None,
+) -> None:
+    """Train on your own pictures."""
+    from mobilenetv2 import api
+
+    folder = api.train(
+        task,
+        data=data,
+        out=out,
+        name=name,
+        recipe=recipe,
+        settings=settings or [],
+        width=width,
+        resolution=resolution,
+        weights=weights,
+        skip_bad=skip_bad,
+        resume=resume,
+    )
+    print(folder / "model.safetensors")
+    _say(f"report: {folder / 'report.html'}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model file, an exported .onnx, or the name of a model in the box.")],
+    data: Data,
+    split: Annotated[str | None, typer.Option(help="train, val or test; val, or the only one, by default.")] = None,
+    as_json: AsJson = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write evaluation.json and confusion.png here.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without pictures that cannot be read.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Measure a model on labelled pictures."""
+    from mobilenetv2 import api
+
+    began = time.monotonic()
+    evaluation = api.evaluate(model, data, split=split, threads=threads, skip_bad=skip_bad)
+    print(json.dumps(evaluation.to_dict(), ensure_ascii=False) if as_json else evaluation.to_text())
+    if save is not None:
+        from mobilenetv2.files import write_aside
+        from mobilenetv2.plots import confusion_png
+
+        save.mkdir(parents=True, exist_ok=True)
+        write_aside(save / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
+        write_aside(save / "confusion.png", confusion_png(evaluation))
+    _say(f"{evaluation.images} pictures in {time.monotonic() - began:.1f} s")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A model file, or the name of a model in the box.")],
+    to: Annotated[str, typer.Option(help="onnx")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="By default the model's name, in this folder.")
+    ] = None,
+    pictures: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE", help="Pictures, folders or globs to prove the export with.")
+    ] = None,
+) -> None:
+    """Write a model for another runtime, and prove that it answers the same."""
+    from mobilenetv2 import api
+
+    report = api.export(model, to=to, out=out, pictures=pictures)
+    print(report.path)
+    _say(report.to_text())
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures, or a .zip of one.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with a data set, before it is trained on."""
+    from mobilenetv2 import api
+
+    diagnosis = api.check(data)
+    print(json.dumps(diagnosis.to_dict(), ensure_ascii=False) if as_json else diagnosis.to_text())
+    if diagnosis.has_errors:
+        raise typer.Exit(2)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List what can be had: models in the box, and pretrained weights."""
+    from dataclasses import asdict
+
+    from mobilenetv2 import api
+
+    rows = api.models()
+    if as_json:
+        for row in rows:
+            print(json.dumps(asdict(row), ensure_ascii=False))
+        return
+    cells = [("name", "top-1", "measured on", "parameters", "MB", "licence", "from")]
+    cells += [
+        (
+            row.name,
+            "-" if row.top1 is None else f"{row.top1:.2%}",
+            row.measured_on,
+            f"{row.parameters:,}",
+            f"{row.size_mb:.1f}",
+            row.licence,
+            row.origin,
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]) - 1)]
+    for line in cells:
+        print("  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[-1]]))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path("demo"),
+) -> None:
+    """Everything once, on hand-written digits, in a few minutes: check, train, evaluate, export, predict."""
+    from mobilenetv2.demo import run_demo
+
+    run_demo(out)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

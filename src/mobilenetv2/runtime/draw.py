@@ -1,0 +1,87 @@
+"""The picture with its answer written below."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from mobilenetv2.errors import UserError
+from mobilenetv2.files import reason, write_aside
+from mobilenetv2.predictions import Classification
+from mobilenetv2.runtime.images import Source, open_image
+
+_PAPER = (255, 255, 255)
+_INK = (24, 24, 27)
+_BAR = (37, 99, 235)
+_GROOVE = (228, 228, 231)
+_MIN_WIDTH = 320
+_SHOWN = 3
+
+
+def draw(image: Image.Image, classification: Classification) -> Image.Image:
+    """An RGB picture of any size -> a new one with the three best names and their scores in a band below.
+
+    A picture narrower than 320 pixels is enlarged by a whole factor, so that the names can be read.
+    """
+    factor = -(-_MIN_WIDTH // image.width)
+    # A long upright picture would become huge; paper beside it does as well.
+    while factor > 1 and image.height * factor > 2 * _MIN_WIDTH:
+        factor -= 1
+    picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    width = max(picture.width, _MIN_WIDTH)
+    labels = classification.top(_SHOWN)
+    # Letters grow with the picture: 4000 pixels are looked at as large as 400.
+    text_px = max(14, min(width, picture.height * 2) // 28)
+    font = ImageFont.load_default(text_px)
+    line_px, margin_px = text_px * 7 // 4, text_px * 3 // 4
+    band_px = len(labels) * line_px + 2 * margin_px
+    page = Image.new("RGB", (width, picture.height + band_px), _PAPER)
+    page.paste(picture, ((width - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(page)
+    percent_px = int(pen.textlength("100.0 %", font)) + 1
+    bar_px = max(text_px * 4, width // 3)
+    name_px = width - bar_px - percent_px - 4 * margin_px
+    bar_left = 2 * margin_px + name_px
+    for row, label in enumerate(labels):
+        top = picture.height + margin_px + row * line_px
+        middle = top + line_px // 2
+        pen.text((margin_px, middle), _fit(label.name, name_px, font), _INK, font, anchor="lm")
+        bar = [bar_left, middle - text_px // 4, bar_left + bar_px, middle + text_px // 4]
+        pen.rectangle(bar, _GROOVE)
+        if filled := round(bar_px * label.score):
+            pen.rectangle([*bar[:2], bar_left + filled, bar[3]], _BAR)
+        pen.text((width - margin_px, middle), f"{label.score:.1%}".replace("%", " %"), _INK, font, anchor="rm")
+    return page
+
+
+def save_drawing(source: Source, classification: Classification, folder: Path, taken: set[str]) -> Path:
+    """Draw and write `folder/<name of the source>.jpg`; a number tells apart sources of one name.
+
+    taken: the names given so far, to which this one is added. Raises UserError if it cannot be written.
+    """
+    stem = Path(classification.source).stem.strip("-") or "picture"
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    stream = io.BytesIO()
+    draw(open_image(source), classification).save(stream, "jpeg", quality=92)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {reason(error)}") from error
+    write_aside(folder / f"{name}.jpg", stream.getvalue())
+    return folder / f"{name}.jpg"
+
+
+def _fit(name: str, width_px: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The name on one line, its end cut off if it is too long."""
+    name = " ".join(name.split())
+    if font.getlength(name) <= width_px:
+        return name
+    while name and font.getlength(f"{name}...") > width_px:
+        name = name[:-1]
+    return f"{name}..."

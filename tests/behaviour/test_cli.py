@@ -1,0 +1,181 @@
+"""The command line: what it prints, and where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import QUICK, RandomModel, paint
+from mobilenetv2 import cli
+from mobilenetv2.preprocessing import Preprocessing
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["mobilenetv2", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    shown = capsys.readouterr()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code, shown.out, shown.err
+
+
+@pytest.fixture
+def model(tmp_path: Path, random_model: RandomModel) -> Path:
+    path = tmp_path / "model.safetensors"
+    random_model(preprocessing=Preprocessing(size_hw=(32, 32)), num_classes=3).save(path)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "red.png"
+    paint(path, (200, 40, 40), seed=1)
+    return path
+
+
+def test_predict_prints_one_json_object_a_picture(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path, picture: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "blue.png"
+    paint(other, (40, 40, 200), seed=2, size=31)
+    words = ["predict", picture, other, "--model", model, "--json", "--save", tmp_path / "answers", "--top", 2]
+    code, out, err = run(capsys, monkeypatch, *words)
+    assert (code, err) == (0, "")
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert first["source"] == str(picture)
+    assert set(first) == {"source", "task", "model", "size_hw", "ms", "labels"}
+    assert set(first["ms"]) == {"decode", "preprocess", "network", "postprocess"}
+    assert second["size_hw"] == [31, 31]
+    assert len(second["labels"]) == 2
+    assert set(second["labels"][0]) == {"name", "index", "score"}
+    assert sorted(file.name for file in (tmp_path / "answers").iterdir()) == ["blue.jpg", "red.jpg"]
+
+
+def test_a_bad_picture_does_not_stop_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path, picture: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no picture")
+    code, out, err = run(capsys, monkeypatch, "predict", bad, picture, "--model", model)
+    assert code == 2
+    assert out.startswith(f"{picture}: ")
+    assert err.startswith(f"mobilenetv2: {bad}: ")
+    assert err.count("\n") == 1
+
+
+def test_standard_input_is_read_and_drawn(model: Path, picture: Path, tmp_path: Path) -> None:
+    words = ["predict", "-", "--model", model, "--json", "--save", tmp_path / "answers"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mobilenetv2", *map(str, words)],
+        input=picture.read_bytes(),
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["source"] == "-"
+    assert (tmp_path / "answers/picture.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "nothing.jpg"], "nothing.jpg"),
+        (["predict", "x.jpg", "--model", "cifar11"], "model 'cifar11' is not known"),
+        (["predict", "x.jpg", "--model", "no.safetensors"], "no such model file"),
+        (["train", "classify"], "--data DIR"),
+        (["train", "classify", "--data", "nowhere"], "no such folder"),
+        (["train", "clasify", "--data", "x"], "did you mean 'classify'"),
+        (["train", "classify", "--data", ".", "--width", "0"], "width 0"),
+        (["train", "classify", "--data", ".", "--set", "epoch=2"], "did you mean 'epochs'"),
+        (["train", "classify", "--resume", "."], "holds no run"),
+        (["evaluate", "MODEL", "--data", "nowhere"], "no such folder"),
+        (["export", "MODEL", "--to", "onx"], "did you mean 'onnx'"),
+        (["check", "nowhere"], "no such folder"),
+    ],
+)
+def test_errors_of_the_user_are_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    model: Path,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, monkeypatch, *(str(model) if word == "MODEL" else word for word in words))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("mobilenetv2: ")
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(model: Path) -> None:
+    words = ["--debug", "predict", "nothing.jpg", "--model", "no.onnx"]
+    done = subprocess.run([sys.executable, "-m", "mobilenetv2", *words], capture_output=True, text=True, check=False)
+    assert "Traceback" in done.stderr
+
+
+def test_the_whole_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, colours: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, monkeypatch, "check", colours, "--json")
+    assert code == 0
+    assert json.loads(out)["images"] == 48
+    settings = [word for setting in (*QUICK, "epochs=4") for word in ("--set", setting)]
+    code, out, err = run(capsys, monkeypatch, "train", "classify", "--data", colours, "--recipe", "small", *settings)
+    assert code == 0, err
+    trained = Path(out.strip())
+    assert trained == Path("runs/classify-1/model.safetensors")
+    code, out, _ = run(capsys, monkeypatch, "evaluate", trained, "--data", colours, "--json", "--save", "measured")
+    assert code == 0
+    values = json.loads(out)
+    assert {"task", "model", "data", "images", "top1", "top5", "per_class"} <= set(values)
+    assert Path("measured/confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert values["top1"] >= 0.6
+    code, out, err = run(capsys, monkeypatch, "export", trained, "--to", "onnx", "--pictures", colours / "val")
+    assert code == 0, err
+    assert Path(out.strip()) == Path("model.onnx")
+    picture = next((colours / "val/red").iterdir())
+    code, out, _ = run(capsys, monkeypatch, "predict", picture, "--model", "model.onnx", "--json")
+    assert code == 0
+    assert json.loads(out)["labels"][0]["name"] in ("blue", "green", "red")
+    code, out, _ = run(capsys, monkeypatch, "models", "--json")
+    assert code == 0
+    assert all(json.loads(line)["name"] for line in out.splitlines())
+
+
+def test_importing_is_quick_and_brings_no_torch() -> None:
+    heavy = ("torch", "numpy", "onnxruntime", "PIL")
+    code = f"import sys, mobilenetv2; print(sorted(m for m in {heavy} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_predicting_brings_no_torch(model: Path, picture: Path) -> None:
+    code = (
+        "import sys, mobilenetv2\n"
+        f"mobilenetv2.load({str(model)!r}).predict({str(picture)!r})\n"
+        "print(sorted(m for m in ('torch', 'onnx', 'rich', 'typer', 'h5py', 'matplotlib') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_training_without_torch_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mobilenetv2", "train", "classify", "--data", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'mobilenetv2[train]'" in done.stderr
