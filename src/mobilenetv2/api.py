@@ -13,7 +13,7 @@ from mobilenetv2.runtime.images import expand_sources
 from mobilenetv2.runtime.predictor import DEFAULT_MODEL, find_model, load
 
 if TYPE_CHECKING:
-    from mobilenetv2.data.doctor import Diagnosis
+    from mobilenetv2.data.diagnosis import Diagnosis
     from mobilenetv2.evaluation import Evaluation
     from mobilenetv2.export.onnx import ExportReport
     from mobilenetv2.predictions import Classification

@@ -68,7 +68,8 @@ def read_image_folder(path: Path, *, val_fraction: float = DEFAULT_VAL_FRACTION,
     found = _find(tree)
     if "train" not in found:
         if set(found) != {""}:
-            raise DataError(f"{path}: has {_listed(found)} but no 'train' folder; put the training pictures there")
+            named = _listed(sorted(filter(None, found)))
+            raise DataError(f"{path}: has {named} but no 'train' folder; put the training pictures there")
         found["train"] = found.pop("")
     elif "" in found:
         stray = found[""][0][0]
@@ -96,40 +97,71 @@ def read_labelled(
     `split` None takes `val`, or the only split there is. `trained_on` is the "data" entry of the model
     card's training record: where it is this very data, and val was split off by seed, the same pictures
     are split off again, so that no training picture is ever counted.
+    Raises DataError for a split that is not there, and for classes that `classes` lacks.
     """
     tree = open_tree(path)
-    found = _find(tree)
-    splits = {name or "all": _items(pictures, classes, f"{path}/{name}") for name, pictures in found.items()}
-    source = "train" if "train" in splits else "all"
+    found = {name or "all": pictures for name, pictures in _find(tree).items()}
+    source = "train" if "train" in found else "all"
+    derived: dict[str, tuple[Item, ...]] = {}
     if trained_on is None or not trained_on.get("derived_val"):
         trained_on = {"fingerprint": None}
-    if "val" not in splits and source in splits and fingerprint(tree) == trained_on["fingerprint"]:
+    if "val" not in found and source in found and fingerprint(tree) == trained_on["fingerprint"]:
         fraction, seed = float(trained_on["val_fraction"]), int(trained_on["seed"])
-        splits["train"], splits["val"] = _split_off(splits.pop(source), fraction, seed)
+        items = _items(found.pop(source), classes, str(path))
+        derived["train"], derived["val"] = _split_off(items, fraction, seed)
+    names = [*derived, *found]
     if split is None:
-        split = "val" if "val" in splits else next(iter(splits)) if len(splits) == 1 else None
-    if split is None or split not in splits:
+        split = "val" if "val" in names else names[0] if len(names) == 1 else None
+    if split is None or split not in names:
         wanted = f"no {split!r}" if split else "no 'val'"
-        raise DataError(f"{path}: has {wanted} split; choose one with --split: {_listed(splits)}")
-    return tree, split, splits[split]
+        raise DataError(f"{path}: has {wanted} split; choose one with --split: {_listed(names)}")
+    # Only now, as the classes of another split are none of its business.
+    place = f"{path}/{split}" if split != "all" else str(path)
+    return tree, split, derived[split] if split in derived else _items(found[split], classes, place)
 
 
 def _find(tree: Tree) -> dict[str, list[tuple[str, str]]]:
-    """Split name ('' for classes alone) -> (file, class) of every picture."""
-    pictures = [name for name in tree.names if Path(name).suffix.lower() in PICTURE_SUFFIXES]
-    if not pictures:
+    """Split name ('' for classes alone) -> (file, class) of every picture. Raises DataError for none, and for stray."""
+    layout = find_layout(tree)
+    if layout.stray:
+        raise DataError(
+            f"{tree.path}/{layout.stray[0]}: lies in no class folder; put it into <class>/ or <split>/<class>/"
+        )
+    if not layout.found:
         raise DataError(f"{tree.path}: holds no pictures ({len(tree.names)} other files)")
-    prefix = _wrapping_folder(pictures)
-    found: dict[str, list[tuple[str, str]]] = {}
+    return layout.found
+
+
+class Layout(NamedTuple):
+    """Where the pictures lie, right or wrong.
+
+    prefix: the folder around everything, with its slash, or "". found: split name ("" for classes alone) ->
+    (file, class). stray: pictures in no class folder. others: files that are no pictures.
+    """
+
+    prefix: str
+    found: dict[str, list[tuple[str, str]]]
+    stray: list[str]
+    others: list[str]
+
+
+def find_layout(tree: Tree) -> Layout:
+    """Sort the files of a tree by their names alone."""
+    pictures: list[str] = []
+    others: list[str] = []
+    for name in tree.names:
+        (pictures if Path(name).suffix.lower() in PICTURE_SUFFIXES else others).append(name)
+    layout = Layout(_wrapping_folder(pictures), {}, [], others)
     for name in pictures:
-        parts = name.removeprefix(prefix).split("/")
+        parts = name.removeprefix(layout.prefix).split("/")
         split = SPLIT_NAMES.get(parts[0].lower(), "")
         if split:
             parts = parts[1:]
         if len(parts) < 2:
-            raise DataError(f"{tree.path}/{name}: lies in no class folder; put it into <class>/ or <split>/<class>/")
-        found.setdefault(split, []).append((name, parts[0]))
-    return found
+            layout.stray.append(name)
+        else:
+            layout.found.setdefault(split, []).append((name, parts[0]))
+    return layout
 
 
 def _wrapping_folder(pictures: list[str]) -> str:

@@ -13,19 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from mobilenetv2.data.folder import Item
-from mobilenetv2.data.tree import Tree
-from mobilenetv2.errors import DataError, ImageError
-from mobilenetv2.runtime.images import open_image
+from mobilenetv2.data.tree import Tree, decode
+from mobilenetv2.errors import ImageError
 
 Sample = tuple[Tensor, int]
-
-
-def decode(tree: Tree, name: str) -> Image.Image:
-    """One RGB picture. Raises ImageError, which names it."""
-    try:
-        return open_image(tree.read(name))
-    except (ImageError, DataError) as error:
-        raise ImageError(f"{tree.path}/{name}: {error}") from error
 
 
 def find_bad(tree: Tree, names: Sequence[str], tick: Callable[[], None] = lambda: None) -> dict[str, str]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import threading
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from mobilenetv2.errors import DataError
+from PIL import Image
+
+from mobilenetv2.errors import DataError, ImageError
 from mobilenetv2.files import reason
+from mobilenetv2.runtime.images import IN_MEMORY, open_image
 
 # What systems leave lying about.
 _IGNORED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -32,7 +37,7 @@ class Tree(Protocol):
         """The content of one file. Raises DataError, which names it."""
 
     def size(self, name: str) -> int:
-        """Bytes of one file."""
+        """Bytes of one file. Raises DataError, which names it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,10 @@ class FolderTree:
             raise DataError(f"{self.path / name}: cannot be read: {reason(error)}") from error
 
     def size(self, name: str) -> int:
-        return (self.path / name).stat().st_size
+        try:
+            return (self.path / name).stat().st_size
+        except OSError as error:
+            raise DataError(f"{self.path / name}: cannot be read: {reason(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,27 @@ class ZipTree:
                 if archive.getinfo(name).file_size > MAX_MEMBER_BYTES:
                     raise DataError(f"{self.path}/{name}: unpacks to more than {MAX_MEMBER_BYTES >> 20} MiB")
                 return archive.read(name)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except _ARCHIVE_ERRORS as error:
             raise DataError(f"{self.path}/{name}: cannot be read from the archive ({error})") from error
 
     def size(self, name: str) -> int:
-        return _open_archive(self.path).getinfo(name).file_size
+        try:
+            return _open_archive(self.path).getinfo(name).file_size
+        except _ARCHIVE_ERRORS as error:
+            raise DataError(f"{self.path}/{name}: cannot be read from the archive ({error})") from error
 
+
+# What zipfile raises for damaged, encrypted or foreign content, and for members that are gone.
+_ARCHIVE_ERRORS = (
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 _ARCHIVES: dict[tuple[int, Path], zipfile.ZipFile] = {}
 # A ZipFile is one file handle with one position.
@@ -97,14 +120,25 @@ def open_tree(path: Path) -> Tree:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        except (OSError, zipfile.BadZipFile) as error:
+        except _ARCHIVE_ERRORS as error:
             raise DataError(f"{path}: is not a readable .zip ({error})") from error
-        tree = ZipTree(path, tuple(sorted(name for name in names if not _is_ignored(name))))
+        # An archive may hold a name twice; reading gives the last.
+        tree = ZipTree(path, tuple(sorted({name for name in names if not is_ignored(name)})))
     else:
         raise DataError(f"{path}: is neither a folder nor a .zip archive")
     if not tree.names:
         raise DataError(f"{path}: is empty")
     return tree
+
+
+def decode(tree: Tree, name: str) -> Image.Image:
+    """One picture of a tree, upright and RGB. Raises ImageError, which names it."""
+    try:
+        return open_image(tree.read(name))
+    except DataError as error:
+        raise ImageError(str(error)) from error
+    except ImageError as error:
+        raise ImageError(f"{tree.path}/{name}: {str(error).removeprefix(f'{IN_MEMORY}: ')}") from error
 
 
 def fingerprint(tree: Tree) -> str:
@@ -121,11 +155,12 @@ def _list_folder(path: Path) -> list[str]:
 
     names: list[str] = []
     for folder, folders, files in os.walk(path, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not _is_ignored(name)]
+        folders[:] = [name for name in folders if not is_ignored(name)]
         relative = Path(folder).relative_to(path)
-        names.extend((relative / name).as_posix() for name in files if not _is_ignored(name))
+        names.extend((relative / name).as_posix() for name in files if not is_ignored(name))
     return names
 
 
-def _is_ignored(name: str) -> bool:
+def is_ignored(name: str) -> bool:
+    """Whether a relative name is hidden, or something that systems leave lying about."""
     return any(part in _IGNORED or part.startswith(".") for part in PurePosixPath(name).parts)

@@ -36,6 +36,14 @@ class ExportReport:
     largest_difference: float
     file_bytes: int
 
+    def to_text(self) -> str:
+        """One line: how many pictures, how near, and the size of the file."""
+        noun = "picture" if self.pictures == 1 else "pictures"
+        return (
+            f"{self.pictures} {noun} answered alike, largest difference of a probability "
+            f"{self.largest_difference:.1e}, {self.file_bytes / 1e6:.1f} MB"
+        )
+
 
 def export_onnx(model: ModelFile, path: Path, *, pictures: Iterable[Source] | None = None) -> ExportReport:
     """Write `model` as an `.onnx` file that holds its preprocessing and its card.

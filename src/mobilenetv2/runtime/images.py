@@ -29,6 +29,7 @@ from mobilenetv2.preprocessing import MAX_PIXELS
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 STDIN = "-"
+IN_MEMORY = "picture in memory"  # what bytes are called in errors
 MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_TIMEOUT_S = 30.0
 # What Pillow reads and people use for photographs; a literal list, since asking Pillow loads all its plugins.
@@ -40,7 +41,7 @@ PICTURE_SUFFIXES = frozenset(
     )
 )
 # What Pillow's decoders raise for damaged content; they do not agree on one.
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -85,7 +86,7 @@ def open_image(source: Source) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(io.BytesIO(source), "picture in memory", len(source))
+        return _decode(io.BytesIO(source), IN_MEMORY, len(source))
     if not isinstance(source, str | os.PathLike):
         raise ImageError(f"{type(source).__name__}: is no picture; give a path, bytes, an array or a Pillow picture")
     name = os.fspath(source)
@@ -192,13 +193,13 @@ def _decode(file: IO[bytes], name: str, size: int) -> Image.Image:
     if size == 0:
         raise ImageError(f"{name}: is empty (0 bytes)")
     try:
-        with _without_warnings():
+        with without_warnings():
             image = Image.open(file)
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is not a picture in a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, *_declared_size(file)) from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise ImageError(f"{name}: cannot be decoded: {_first_line(error)}") from error
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name, image.width, image.height)
@@ -208,7 +209,7 @@ def _decode(file: IO[bytes], name: str, size: int) -> Image.Image:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Pillow warns of what is answered here with an error, or does not matter.
 
     Python's filters belong to all threads, so only one at a time may put them aside, and only for as long
@@ -229,7 +230,7 @@ def _declared_size(file: IO[bytes]) -> tuple[int, int]:
         file.seek(0)
         try:
             return factory(file, "").size
-        except _DECODE_ERRORS:
+        except DECODE_ERRORS:
             continue
     return 0, 0
 
@@ -243,14 +244,14 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _orientation(image: Image.Image) -> int:
+def exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1..8; 1 (upright) if there is none, or it is damaged, as viewers do."""
     if image.format != "TIFF" and not any(key in image.info for key in _EXIF_HOLDERS):
         return 1
     try:
-        with _without_warnings():
+        with without_warnings():
             return int(image.getexif().get(_ORIENTATION, 1))
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return 1
 
 
@@ -260,11 +261,11 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
         rgb = _to_rgb(image)
-        turn = _UPRIGHT.get(_orientation(image))
+        turn = _UPRIGHT.get(exif_orientation(image))
         return rgb if turn is None else rgb.transpose(turn)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise ImageError(f"{name}: cannot be decoded: {_first_line(error)}") from error
 
 

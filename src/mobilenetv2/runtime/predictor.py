@@ -56,7 +56,7 @@ def find_model(name_or_path: str | os.PathLike[str], *, folder: Path = MODELS_IN
         if not path.exists():
             raise ModelFileError(f"{name}: no such model file")
         return path
-    in_the_box = sorted(file.stem for file in folder.glob("*.safetensors"))
+    in_the_box = models_in_the_box(folder)
     if name in in_the_box:
         return folder / f"{name}.safetensors"
     known = f"in the box are {', '.join(in_the_box)}" if in_the_box else "the box is empty"
@@ -64,6 +64,11 @@ def find_model(name_or_path: str | os.PathLike[str], *, folder: Path = MODELS_IN
         f"model {name!r} is not known{did_you_mean(name, in_the_box)}; {known}; "
         "or give the path of a .safetensors or .onnx file"
     )
+
+
+def models_in_the_box(folder: Path = MODELS_IN_THE_BOX) -> list[str]:
+    """Names of the models that came with the package."""
+    return sorted(file.stem for file in folder.glob("*.safetensors"))
 
 
 class Predictor:

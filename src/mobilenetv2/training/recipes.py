@@ -26,7 +26,8 @@ class Recipe:
     recipe: the starting point that the other values were derived from.
     width, resolution: of the network; resolution in pixels, square.
     numerics: padding and batch norm as in "torch" or "tf"; "auto" takes the pretrained weights' own.
-    pretrained: a name that `mobilenetv2 models` lists, "auto" for the best of this width, or "none".
+    pretrained: a name that `mobilenetv2 models` lists, the path of a model file, "auto" for the best ImageNet
+        weights of this width, or "none".
     freeze_stages: parts that keep their pretrained weights and batch norm: 0 none, 1 the stem, 2 the stem
         and the first row of bottlenecks, and so on. Early parts cost most and change least.
     epochs, warmup_epochs: passes over the training pictures; the warm-up may be a fraction.

@@ -94,14 +94,14 @@ def carry_out(folder: Path) -> None:
                 f"stopped; everything is saved. Go on with: mobilenetv2 train {run.task} --resume {folder}"
             ) from None
         listener.say("measuring the model file through the runtime")
-        finish(folder, Path(run.data), skip_bad=run.skip_bad)
+        finish(folder, run)
 
 
-def finish(folder: Path, data: Path, *, skip_bad: bool) -> None:
+def finish(folder: Path, run: Run) -> None:
     """Measure the run's model file through the runtime, put that into its card, and write the report."""
-    path = folder / MODEL
+    path, data = folder / MODEL, Path(run.data)
     model = load_model_file(path)
-    evaluation = evaluate(load(path), data, skip_bad=skip_bad)
+    evaluation = evaluate(load(path), data, skip_bad=run.skip_bad)
     metrics = {
         "top1": round(evaluation.top1, 6),
         "top5": round(evaluation.top5, 6),
@@ -110,7 +110,7 @@ def finish(folder: Path, data: Path, *, skip_bad: bool) -> None:
     }
     replace(model, card=replace(model.card, metrics=metrics)).save(path)
     write_aside(folder / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
-    write_report(folder, evaluation, data)
+    write_report(folder, run.recipe, evaluation)
 
 
 def _without_bad(data: ImageFolder, run: Run, listener: TrainingListener) -> ImageFolder:
@@ -120,8 +120,8 @@ def _without_bad(data: ImageFolder, run: Run, listener: TrainingListener) -> Ima
         bad = find_bad(data.tree, names, tick)
     if not bad:
         return data
-    first, problem = next(iter(bad.items()))
-    summary = f"{run.data}: {len(bad)} of {len(names)} images cannot be decoded (first: {first}: {problem})"
+    problem = next(iter(bad.values()))
+    summary = f"{run.data}: {len(bad)} of {len(names)} images cannot be decoded (first: {problem})"
     if not run.skip_bad:
         raise DataError(f"{summary}. Run 'mobilenetv2 check {run.data}' for all, or go on without them by --skip-bad")
     listener.say(f"{summary}; going on without them")

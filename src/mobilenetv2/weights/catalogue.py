@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mobilenetv2.architecture import parameters
 from mobilenetv2.modelfile import load_model_file
+from mobilenetv2.runtime.predictor import MODELS_IN_THE_BOX
 from mobilenetv2.weights.sources import SOURCES
 
-BOX = Path(__file__).parents[1] / "models"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ModelRow:
     origin: str
 
 
-def list_models(box: Path = BOX) -> list[ModelRow]:
+def list_models(box: Path = MODELS_IN_THE_BOX) -> list[ModelRow]:
     """The models in the box, then the sources of pretrained weights. Raises ModelFileError if one is damaged."""
     rows = []
     for path in sorted(box.glob("*.safetensors")):

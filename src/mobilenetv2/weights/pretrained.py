@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.errors import MissingExtraError, ModelFileError
 from mobilenetv2.files import reason
-from mobilenetv2.modelfile import Tensors
+from mobilenetv2.modelfile import Tensors, load_model_file
 from mobilenetv2.preprocessing import Preprocessing
+from mobilenetv2.runtime.predictor import find_model, models_in_the_box
 from mobilenetv2.weights.fetch import Progress, fetch
 from mobilenetv2.weights.keras import read_hdf5
 from mobilenetv2.weights.sources import Format, default_source, find_source
@@ -36,18 +37,23 @@ def pretrained(
 ) -> tuple[Tensors, Architecture, Preprocessing]:
     """Tensors by our names (float32 NumPy), the architecture they fit, and the preprocessing they were made with.
 
+    name: a source in `SOURCES`, a model in the box, or the path of a model file.
     num_classes: of the network to be; None for the source's own. The classifier is among the tensors only
         where both agree; otherwise it is left out, and the rest is the backbone.
     file: the user's own copy, instead of fetching it.
     Raises UserError (unknown name), DownloadError or ModelFileError, each in one line.
     """
-    source = find_source(name)
-    path = fetch(source, file=file, progress=progress)
-    tensors = read_checkpoint(path, source.layout, source.architecture)
-    if num_classes in (None, source.architecture.num_classes):
-        return tensors, source.architecture, source.preprocessing
+    if name.endswith(".safetensors") or name in models_in_the_box():
+        model = load_model_file(file or find_model(name))
+        tensors, architecture, preprocessing = model.tensors, model.card.architecture, model.card.preprocessing
+    else:
+        source = find_source(name)
+        architecture, preprocessing = source.architecture, source.preprocessing
+        tensors = read_checkpoint(fetch(source, file=file, progress=progress), source.layout, architecture)
+    if num_classes in (None, architecture.num_classes):
+        return tensors, architecture, preprocessing
     backbone = {key: tensor for key, tensor in tensors.items() if not key.startswith("classifier.")}
-    return backbone, replace(source.architecture, num_classes=num_classes), source.preprocessing
+    return backbone, replace(architecture, num_classes=num_classes), preprocessing
 
 
 def read_checkpoint(path: Path, layout: Format, architecture: Architecture) -> Tensors:

@@ -1,0 +1,87 @@
+"""What the doctor says about a data set: records, as text and as plain values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing about a data set. Errors stop a training, warnings spoil it, notes are good to know.
+
+    id: a word for programs, which stays. count: how many pictures, classes or files it is about.
+    examples: up to five of them.
+    """
+
+    id: str
+    severity: Severity
+    count: int
+    examples: tuple[str, ...]
+    text: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """All findings about a data set, the gravest first.
+
+    images: pictures, with those that cannot be decoded. splits: pictures of each split; "all" for classes alone.
+    """
+
+    data: str
+    images: int
+    classes: tuple[str, ...]
+    splits: dict[str, int]
+    findings: tuple[Finding, ...]
+
+    task = "classify"
+    format = "image-folder"
+
+    @property
+    def has_errors(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `check --json` prints them."""
+        return {
+            "data": self.data,
+            "task": self.task,
+            "format": self.format,
+            "images": self.images,
+            "classes": list(self.classes),
+            "splits": dict(self.splits),
+            "findings": [{**asdict(finding), "examples": list(finding.examples)} for finding in self.findings],
+        }
+
+    def to_text(self) -> str:
+        """A summary, then each finding with examples and what to do."""
+        splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
+        lines = [
+            f"{self.data}: {number(len(self.classes), 'class')}, {number(self.images, 'picture')}"
+            + (f" ({splits})" if splits else "")
+        ]
+        for finding in self.findings:
+            more = ", ..." if finding.count > len(finding.examples) else ""
+            examples = ", ".join(_one_line(example) for example in finding.examples) + more
+            lines += ["", f"{finding.severity:9}{_one_line(finding.text)}"]
+            # A single example is often the whole text.
+            lines += [f"{'':9}{line}" for line in (examples, finding.remedy) if line and line not in finding.text]
+        counts = Counter(finding.severity for finding in self.findings)
+        summary = ", ".join(number(counts[severity], severity) for severity in SEVERITIES if counts[severity])
+        return "\n".join([*lines, "", summary or "nothing to mention"])
+
+
+def number(count: int, noun: str) -> str:
+    """'1 picture', '2,000 pictures', '3 classes'."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def _one_line(text: str) -> str:
+    """File names may hold line ends and other control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

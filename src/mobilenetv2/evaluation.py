@@ -1,0 +1,227 @@
+"""How good a model is on labelled pictures: measured on the file that is shipped, through the runtime that ships."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenetv2.data.folder import Item, read_labelled
+from mobilenetv2.data.tree import Tree, decode
+from mobilenetv2.errors import DataError, ImageError
+from mobilenetv2.runtime.predictor import Predictor
+
+ANSWERS_KEPT = 24
+CONFUSIONS_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMetrics:
+    """One class. Shares 0..1; None where there is nothing to divide by: no picture of it, or no answer naming it."""
+
+    name: str
+    images: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model said to one picture, and how sure it was, 0..1."""
+
+    image: str
+    true: str
+    predicted: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What a model reaches on one split of a data set.
+
+    top1, top5: shares 0..1; with fewer than five classes, top5 counts all of them.
+    confusion: (classes, classes) int64 counts; rows are what pictures are, columns what the model says.
+    mistakes: the wrong answers it was surest of, surest first. examples: the first right answer of each class.
+    skipped: pictures that could not be decoded, and count nowhere else.
+    """
+
+    model: str
+    data: str
+    split: str
+    images: int
+    skipped: int
+    top1: float
+    top5: float
+    classes: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    mistakes: tuple[Answer, ...]
+    examples: tuple[Answer, ...]
+
+    task = "classify"
+
+    @property
+    def per_class(self) -> tuple[ClassMetrics, ...]:
+        hits, images, answers = np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0)
+        return tuple(
+            ClassMetrics(
+                name=name,
+                images=int(images[i]),
+                precision=_share(hits[i], answers[i]),
+                recall=_share(hits[i], images[i]),
+                # The harmonic mean of the two: 2 hits / (images + answers).
+                f1=_share(2 * hits[i], images[i] + answers[i]) if images[i] else None,
+            )
+            for i, name in enumerate(self.classes)
+        )
+
+    def confusions(self, count: int = CONFUSIONS_SHOWN) -> list[tuple[str, str, int]]:
+        """(what it is, what the model says, how often), most frequent first."""
+        wrong = self.confusion - np.diag(np.diag(self.confusion))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+        pairs = [divmod(int(place), len(self.classes)) for place in order]
+        return [(self.classes[i], self.classes[j], int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `evaluate --json` prints them."""
+        return {
+            "task": self.task,
+            "model": self.model,
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "skipped": self.skipped,
+            "top1": round(self.top1, 6),
+            "top5": round(self.top5, 6),
+            "per_class": [asdict(metrics) for metrics in self.per_class],
+            "confusion": self.confusion.tolist(),
+            "mistakes": [asdict(mistake) for mistake in self.mistakes],
+        }
+
+    def to_text(self) -> str:
+        """A summary, a line for each class, and what is most often taken for what."""
+        # Letters of some scripts are two cells wide.
+        from rich.cells import cell_len, set_cell_size
+
+        skipped = f", {self.skipped} unreadable ones left out" if self.skipped else ""
+        lines = [
+            f"{self.model} on {self.data}, {self.split}: {self.images:,} pictures{skipped}",
+            f"top-1 {self.top1:.2%}   top-5 {self.top5:.2%}",
+            "",
+        ]
+        width = max(cell_len(name) for name in ("class", *self.classes))
+        lines.append(f"{'class':{width}}  {'images':>7}  {'precision':>9}  {'recall':>7}  {'f1':>7}")
+        for m in self.per_class:
+            shares = f"{_percent(m.precision):>9}  {_percent(m.recall):>7}  {_percent(m.f1):>7}"
+            lines.append(f"{set_cell_size(m.name, width)}  {m.images:>7,}  {shares}")
+        if confusions := self.confusions():
+            lines += ["", "most often taken for another:"]
+            lines += [f"  {true} as {predicted}: {count}" for true, predicted, count in confusions]
+        return "\n".join(lines)
+
+
+def evaluate(
+    predictor: Predictor,
+    path: Path,
+    *,
+    split: str | None = None,
+    skip_bad: bool = False,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Answer every picture of a split and count. Labels are the names of the class folders.
+
+    split: by default `val`, or the only split there is; where the data is what the model was trained on and `val`
+        was split off by seed, just those pictures. tick: called with the number of pictures just done.
+    Raises DataError for classes that the model does not know, and for pictures that cannot be decoded,
+    unless `skip_bad`.
+    """
+    classes = predictor.card.labels
+    tree, split, items = read_labelled(path, classes, split, trained_on=predictor.card.training.get("data"))
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    mistakes: list[Answer] = []
+    examples: dict[int, Answer] = {}
+    bad: list[ImageError] = []
+    within5 = 0
+    for item, answer in _answers(predictor, tree, items):
+        tick(1)
+        if isinstance(answer, ImageError):
+            bad.append(answer)
+            continue
+        order = np.argsort(-answer, kind="stable")[:5]
+        predicted = int(order[0])
+        confusion[item.label, predicted] += 1
+        within5 += item.label in order
+        said = Answer(
+            image=item.name,
+            true=classes[item.label],
+            predicted=classes[predicted],
+            score=round(float(answer[predicted]), 6),
+        )
+        if predicted == item.label:
+            examples.setdefault(item.label, said)
+        else:
+            mistakes.append(said)
+    if bad and not skip_bad:
+        raise DataError(
+            f"{path}: {len(bad)} of {len(items)} images cannot be decoded (first: {bad[0]}). "
+            f"Run 'mobilenetv2 check {path}' for all, or go on without them by --skip-bad"
+        )
+    images = len(items) - len(bad)
+    if not images:
+        raise DataError(f"{path}: no picture of {split!r} can be decoded")
+    mistakes.sort(key=lambda mistake: (-mistake.score, mistake.image))
+    return Evaluation(
+        model=predictor.card.name,
+        data=str(path),
+        split=split,
+        images=images,
+        skipped=len(bad),
+        top1=int(np.trace(confusion)) / images,
+        top5=within5 / images,
+        classes=classes,
+        confusion=confusion,
+        mistakes=tuple(mistakes[:ANSWERS_KEPT]),
+        examples=tuple(examples[label] for label in sorted(examples)[:ANSWERS_KEPT]),
+    )
+
+
+def _answers(
+    predictor: Predictor, tree: Tree, items: Sequence[Item]
+) -> Iterator[tuple[Item, NDArray[np.float32] | ImageError]]:
+    """Scores of every picture, in order. A few pictures are worked on at once, and no more wait in memory."""
+
+    def answer(item: Item) -> NDArray[np.float32] | ImageError:
+        try:
+            picture = decode(tree, item.name)
+        except ImageError as error:
+            return error
+        try:
+            return predictor.predict(picture).scores
+        except ImageError as error:
+            return ImageError(f"{tree.path}/{item.name}: {error}")
+
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[tuple[Item, Future[NDArray[np.float32] | ImageError]]] = deque()
+        for item in items:
+            waiting.append((item, pool.submit(answer, item)))
+            if len(waiting) > 4 * workers:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(int(part) / int(whole), 6) if whole else None
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
