@@ -63,6 +63,9 @@ def train(
     holds what the runtime measures on the validation pictures.
     Raises UserError, also when stopped by Ctrl-C (everything is saved).
     """
+    from mobilenetv2.training.memory import keep_freed_memory
+
+    keep_freed_memory()  # before torch, which reads its part of it once
     try:
         from mobilenetv2.training import run as runs
         from mobilenetv2.training.recipes import resolve

@@ -51,7 +51,8 @@ def confusion_png(evaluation: Evaluation) -> bytes:
     if size <= NAMES_UP_TO:
         font = 8 if size <= NUMBERS_UP_TO else 7
         # Names are the user's: no $ in them begins a formula.
-        axes.set_xticks(range(size), names, rotation=90, fontsize=font, parse_math=False)
+        turn = 0 if max(len(name) for name in names) <= 2 else 90
+        axes.set_xticks(range(size), names, rotation=turn, fontsize=font, parse_math=False)
         axes.set_yticks(range(size), names, fontsize=font, parse_math=False)
     axes.tick_params(length=0, colors=INK)
     axes.spines[:].set_visible(False)

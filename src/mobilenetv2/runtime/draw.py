@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,14 +18,20 @@ _INK = (24, 24, 27)
 _BAR = (37, 99, 235)
 _GROOVE = (228, 228, 231)
 _MIN_WIDTH = 320
+_MAX_SIDE = 16_000  # of the picture; a JPEG ends at 65500 pixels a side
+_MAX_NAME_BYTES = 200  # file systems end at 255, and the temporary file's name is longer
 _SHOWN = 3
 
 
 def draw(image: Image.Image, classification: Classification) -> Image.Image:
     """An RGB picture of any size -> a new one with the three best names and their scores in a band below.
 
-    A picture narrower than 320 pixels is enlarged by a whole factor, so that the names can be read.
+    A picture narrower than 320 pixels is enlarged by a whole factor, so that the names can be read; one
+    longer than 16000 is made smaller.
     """
+    if max(image.size) > _MAX_SIDE:
+        image = image.copy()
+        image.thumbnail((_MAX_SIDE, _MAX_SIDE))
     factor = -(-_MIN_WIDTH // image.width)
     # A long upright picture would become huge; paper beside it does as well.
     while factor > 1 and image.height * factor > 2 * _MIN_WIDTH:
@@ -41,7 +48,7 @@ def draw(image: Image.Image, classification: Classification) -> Image.Image:
     page.paste(picture, ((width - picture.width) // 2, 0))
     pen = ImageDraw.Draw(page)
     percent_px = int(pen.textlength("100.0 %", font)) + 1
-    bar_px = max(text_px * 4, width // 3)
+    bar_px = max(text_px * 4, width // 4)
     name_px = width - bar_px - percent_px - 4 * margin_px
     bar_left = 2 * margin_px + name_px
     for row, label in enumerate(labels):
@@ -59,14 +66,17 @@ def draw(image: Image.Image, classification: Classification) -> Image.Image:
 def save_drawing(source: Source, classification: Classification, folder: Path, taken: set[str]) -> Path:
     """Draw and write `folder/<name of the source>.jpg`; a number tells apart sources of one name.
 
-    taken: the names given so far, to which this one is added. Raises UserError if it cannot be written.
+    taken: the names given so far, in small letters, to which this one is added.
+    Raises UserError if it cannot be written.
     """
-    stem = Path(classification.source).stem.strip("-") or "picture"
+    stem = os.fsencode(Path(classification.source).stem.strip("-"))[:_MAX_NAME_BYTES].decode(errors="ignore")
+    stem = stem or "picture"
     name, number = stem, 1
-    while name in taken:
+    # Some file systems take A and a for one.
+    while name.casefold() in taken:
         number += 1
         name = f"{stem}-{number}"
-    taken.add(name)
+    taken.add(name.casefold())
     stream = io.BytesIO()
     draw(open_image(source), classification).save(stream, "jpeg", quality=92)
     try:

@@ -38,21 +38,13 @@ class PictureEngine:
 
     def __init__(self, content: bytes, *, source: str, threads: int | None = None) -> None:
         """`source` names the file in errors. Raises ModelFileError if it is damaged, or none of ours."""
-        import onnxruntime.capi.onnxruntime_pybind11_state as state
-
-        refusals = (
-            state.Fail,
-            state.InvalidArgument,
-            state.InvalidGraph,
-            state.InvalidProtobuf,
-            state.NotImplemented,
-            state.RuntimeException,
-        )
+        self._refusals = _refusals()
+        self._damaged = f"{source}: is damaged, or not an .onnx file that onnxruntime can run"
         try:
             self._session = open_session(content, threads=threads)
-        except refusals as error:
-            raise ModelFileError(f"{source}: is damaged, or not an .onnx file that onnxruntime can run") from error
-        card = self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+            card = self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+        except self._refusals as error:
+            raise ModelFileError(self._damaged) from error
         if card is None:
             raise ModelFileError(f"{source}: has no model card, so it is no export of ours; see 'mobilenetv2 export'")
         self.card = Card.from_json(card, source=source)
@@ -64,9 +56,31 @@ class PictureEngine:
             raise ModelFileError(f"{source}: its inputs and outputs are not those of its model card")
 
     def run(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """RGB (height, width, 3) of any size -> (num_classes,) probabilities."""
-        (probabilities,) = self._session.run(["probabilities"], {"image": picture})
+        """RGB (height, width, 3) of any size -> (num_classes,) probabilities.
+
+        Raises ModelFileError where damage shows only now.
+        """
+        try:
+            (probabilities,) = self._session.run(["probabilities"], {"image": picture})
+        except self._refusals as error:
+            raise ModelFileError(self._damaged) from error
         return np.asarray(probabilities)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a graph that it cannot load or run."""
+    import onnxruntime.capi.onnxruntime_pybind11_state as state
+
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+        state.RuntimeException,
+        # A damaged name or card; onnxruntime's own messages quote such names too.
+        UnicodeDecodeError,
+    )
 
 
 def open_session(graph: bytes, *, threads: int | None) -> InferenceSession:
@@ -80,4 +94,5 @@ def open_session(graph: bytes, *, threads: int | None) -> InferenceSession:
     options.inter_op_num_threads = 1
     if threads is not None:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    # Without its fallback, which prints and tries the same again.
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)

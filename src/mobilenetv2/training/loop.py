@@ -21,7 +21,6 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.files import write_aside
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.training.checkpoint import Progress, load_state, save_state
-from mobilenetv2.training.memory import keep_freed_memory
 from mobilenetv2.training.optim import build_average, build_optimizer, build_schedule, frozen_parts
 from mobilenetv2.training.recipes import Recipe
 
@@ -68,9 +67,7 @@ def train(task: Task, recipe: Recipe, run: Path, listener: Listener) -> Progress
     resumed ends with the same weights as one that was never interrupted.
     Raises UserError if the loss is no longer finite.
     """
-    keep_freed_memory()
     accelerator = Accelerator(mixed_precision=recipe.precision, cpu=not torch.cuda.is_available())
-    torch.manual_seed(recipe.seed)
     frozen = list(frozen_parts(task.network, recipe.freeze_stages))
     for part in frozen:
         part.requires_grad_(False)

@@ -60,7 +60,7 @@ th { text-align: left; font-weight: 500; color: var(--quiet); } td:first-child {
 th, td { padding: .35rem 2rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th:last-child, td:last-child { padding-right: 0; }
 .number { text-align: right; white-space: nowrap; }
-td.meter { width: 30%; min-width: 8rem; }
+.meter { width: 30%; min-width: 8rem; }
 td.meter span { display: block; height: .55rem; border-radius: 2px; background: var(--bar); }
 summary { cursor: pointer; color: var(--quiet); padding: .7rem 0; }
 dl.recipe { columns: 17rem; column-gap: 2.5rem; font-size: .88rem; margin: .8rem 0 0; }
@@ -69,6 +69,7 @@ dl.recipe div { display: flex; justify-content: space-between; gap: 1rem; break-
 .recipe dt { color: var(--quiet); } .recipe dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
 pre { background: var(--card); border-radius: 8px; padding: .9rem 1.1rem; overflow-x: auto; margin: .6rem 0 1rem;
   font: .86rem/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+@media (max-width: 40rem) { .meter { display: none; } th, td { padding-right: 1.2rem; } }
 @media print { body { padding: 0; max-width: none; } .plot, figure, tr { break-inside: avoid; } }
 """
 
@@ -85,7 +86,7 @@ def write_report(run: Path, recipe: Recipe, evaluation: Evaluation) -> Path:
     skipped = f" {evaluation.skipped:,} more could not be decoded and were left out." if evaluation.skipped else ""
     sections = [
         f"<h1>{title}</h1>",
-        f'<p class="quiet">MobileNetV2 {recipe.width:g} at {recipe.resolution} px, trained on {_text(data.name)} by '
+        f'<p class="quiet">MobileNetV2 {recipe.width} at {recipe.resolution} px, trained on {_text(data.name)} by '
         f"the recipe {_text(recipe.recipe)}. Measured on the {evaluation.images:,} pictures of "
         f"{_text(evaluation.split)}, from the model file, by the runtime that predicts.{skipped}</p>",
         _figures(evaluation, run / "model.safetensors"),
@@ -221,7 +222,7 @@ def _class_row(metrics: ClassMetrics) -> str:
 def _class_table(rows: Iterable[str]) -> str:
     head = "".join(f'<th class="number" scope="col">{name}</th>' for name in ("pictures", "recall", "precision", "F1"))
     return (
-        f'<div class="scroll"><table class="wide"><thead><tr><th scope="col">class</th>{head}<th></th></tr></thead>'
+        f'<div class="scroll"><table class="wide"><thead><tr><th scope="col">class</th>{head}<th class="meter">recall</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

@@ -7,6 +7,8 @@ import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+
 from mobilenetv2.data.folder import ImageFolder, read_image_folder
 from mobilenetv2.data.pictures import find_bad
 from mobilenetv2.errors import DataError, UserError
@@ -85,6 +87,8 @@ def carry_out(folder: Path) -> None:
         data = read_image_folder(Path(run.data), val_fraction=run.recipe.val_fraction, seed=run.recipe.seed)
         data = _without_bad(data, run, listener)
         weights = Path(run.weights) if run.weights else None
+        # From here on: the network's first weights, dropout, mixup.
+        torch.manual_seed(run.recipe.seed)
         task = TASKS[run.task](data, run.recipe, name=run.name, weights=weights)
         listener.begins(data, task.architecture, resuming=(folder / STATE).exists())
         try:

@@ -1,0 +1,154 @@
+"""Export: what is written answers like the model file, and what does not is not written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import RandomModel
+from PIL import Image
+
+from mobilenetv2.errors import ExportError, ImageError, UserError
+from mobilenetv2.export import onnx as export
+from mobilenetv2.export.onnx import ExportReport, draw_pictures, export_onnx
+from mobilenetv2.modelfile import ModelFile
+from mobilenetv2.preprocessing import Interpolation, Preprocessing, Resize
+from mobilenetv2.runtime.engine import PictureEngine
+from mobilenetv2.runtime.graph import picture_graph
+from mobilenetv2.runtime.predictor import load
+
+SIZES = ((1, 1), (1, 77), (5, 3), (64, 64), (65, 64), (301, 200), (480, 640), (30, 700))
+MODES = ("RGB", "L", "RGBA", "P", "1", "CMYK", "I;16")
+
+
+def picture(width: int, height: int, mode: str) -> Image.Image:
+    random = np.random.default_rng(width)
+    if mode == "I;16":
+        return Image.fromarray(random.integers(0, 2**16, (height, width), dtype=np.uint16))
+    levels = random.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    return Image.fromarray(levels).convert(mode) if mode != "RGBA" else Image.fromarray(levels)
+
+
+@pytest.fixture(scope="module")
+def model(random_model: RandomModel) -> ModelFile:
+    return random_model(preprocessing=Preprocessing(size_hw=(64, 64), interpolation="bicubic"), num_classes=6)
+
+
+@pytest.mark.parametrize("numerics", ["torch", "tf"])
+@pytest.mark.parametrize(("resize", "interpolation"), [("stretch", "bilinear"), ("crop", "bicubic")])
+def test_the_exported_file_answers_like_the_model_file(
+    random_model: RandomModel, tmp_path: Path, numerics: str, resize: Resize, interpolation: Interpolation
+) -> None:
+    preprocessing = Preprocessing(
+        size_hw=(64, 64), resize=resize, crop_fraction=0.875, interpolation=interpolation, mean_rgb=(0.5, 0.4, 0.3)
+    )
+    model = random_model(preprocessing=preprocessing, numerics=numerics)
+    model.save(tmp_path / "m.safetensors")
+    path = tmp_path / "m.onnx"
+    report = export_onnx(model, path)
+    assert report == ExportReport(
+        path=path, pictures=9, largest_difference=report.largest_difference, file_bytes=path.stat().st_size
+    )
+    assert report.largest_difference <= 1e-3
+    ours, theirs = load(tmp_path / "m.safetensors", threads=1), load(path, threads=1)
+    assert theirs.card == model.card
+    classes = set()
+    for size in SIZES:
+        for mode in MODES:
+            expected, found = ours.predict(picture(*size, mode)), theirs.predict(picture(*size, mode))
+            assert np.abs(found.scores - expected.scores).max() <= 1e-3
+            assert found.best.index == expected.best.index
+            assert found.size_hw == expected.size_hw == size[::-1]
+            classes.add(found.best.index)
+    assert len(classes) > 1
+
+
+def changed(model: ModelFile, name: str, change: Callable[[np.ndarray], np.ndarray]) -> ModelFile:  # type: ignore[type-arg]
+    return ModelFile(card=model.card, tensors={**model.tensors, name: change(model.tensors[name])})
+
+
+def with_mean(model: ModelFile) -> ModelFile:
+    preprocessing = replace(model.card.preprocessing, mean_rgb=(0.5, 0.5, 0.55))
+    return replace(model, card=replace(model.card, preprocessing=preprocessing))
+
+
+def with_interpolation(model: ModelFile) -> ModelFile:
+    preprocessing = replace(model.card.preprocessing, interpolation="bilinear")
+    return replace(model, card=replace(model.card, preprocessing=preprocessing))
+
+
+def with_weight(model: ModelFile) -> ModelFile:
+    return changed(model, "stages.3.blocks.0.filter.conv.weight", lambda kernel: kernel * np.float32(1.05))
+
+
+def with_channels_swapped(model: ModelFile) -> ModelFile:
+    return changed(model, "stem.conv.weight", lambda kernel: kernel[:, ::-1].copy())
+
+
+@pytest.mark.parametrize("tamper", [with_mean, with_interpolation, with_weight, with_channels_swapped])
+def test_a_graph_that_differs_is_not_written(
+    model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tamper: Callable[[ModelFile], ModelFile]
+) -> None:
+    monkeypatch.setattr(export, "picture_graph", lambda whole: picture_graph(tamper(whole)))
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(ExportError, match=r"^picture \d: the exported model answers .* was not written$"):
+        export_onnx(model, out / "m.onnx")
+    path = tmp_path / "a photo.png"
+    Image.fromarray(draw_pictures()[5]).save(path)
+    with pytest.raises(ExportError, match=f"^{path}: ") as caught:
+        export_onnx(model, out / "m.onnx", pictures=[path])
+    assert "\n" not in str(caught.value)
+    assert list(out.iterdir()) == []
+
+
+def test_answers_that_are_no_numbers_are_not_written(
+    model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PictureEngine, "run", lambda self, _: np.full(6, np.nan, np.float32))
+    with pytest.raises(ExportError, match="largest difference nan"):
+        export_onnx(model, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_proven_is_not_written(model: ModelFile, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no pictures to check .*m\.onnx was not written"):
+        export_onnx(model, tmp_path / "m.onnx", pictures=[])
+    with pytest.raises(ImageError, match=r"none\.png: "):
+        export_onnx(model, tmp_path / "m.onnx", pictures=[draw_pictures()[0], "none.png"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_file(model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        export_onnx(model, path, pictures=draw_pictures()[:1])
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UserError, match="cannot be written"):
+        export_onnx(model, tmp_path / "none" / "m.onnx", pictures=draw_pictures()[:1])
+
+
+def test_the_report_in_one_line() -> None:
+    report = ExportReport(path=Path("m.onnx"), pictures=12, largest_difference=2.1e-7, file_bytes=9_140_000)
+    words = "answered alike, largest difference of a probability"
+    assert report.to_text() == f"12 pictures {words} 2.1e-07, 9.1 MB"
+    assert replace(report, pictures=1).to_text() == f"1 picture {words} 2.1e-07, 9.1 MB"
+
+
+def test_the_drawn_pictures_are_always_the_same() -> None:
+    once, again = draw_pictures(), draw_pictures()
+    assert len({array.shape for array in once}) == 9
+    for one, other in zip(once, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.size == 3 or one.std() > 10

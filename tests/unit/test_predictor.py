@@ -1,0 +1,262 @@
+"""Loading a model and asking it: from every place, in every form, from many threads, the same answer."""
+
+from __future__ import annotations
+
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import RandomModel, make_random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from mobilenetv2.errors import ImageError, ModelFileError, UserError
+from mobilenetv2.export.onnx import draw_pictures
+from mobilenetv2.modelfile import CARD_KEY, FORMAT, ModelFile
+from mobilenetv2.predictions import Classification
+from mobilenetv2.preprocessing import Preprocessing
+from mobilenetv2.runtime import predictor as predictors
+from mobilenetv2.runtime.engine import OnnxRuntimeEngine, PictureEngine
+from mobilenetv2.runtime.graph import picture_graph
+from mobilenetv2.runtime.predictor import Predictor, find_model, load, softmax
+
+
+@pytest.fixture(scope="module")
+def model(random_model: RandomModel) -> ModelFile:
+    return random_model(preprocessing=Preprocessing(size_hw=(48, 48)), num_classes=5)
+
+
+@pytest.fixture(scope="module")
+def box(model: ModelFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("box")
+    for name in ("cifar10", "digits"):
+        model.save(folder / f"{name}.safetensors")
+    (folder / "net.onnx").write_bytes(picture_graph(model))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(box: Path) -> Predictor:
+    return load(box / "digits.safetensors", threads=1)
+
+
+PICTURE = draw_pictures()[4]
+
+
+def assert_same(found: Classification, expected: Classification, atol: float = 1e-6) -> None:
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=atol)
+    assert found.best.index == expected.best.index
+
+
+# ---- Loading
+
+
+def test_by_path_as_onnx_and_by_name(box: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = predictor.predict(PICTURE)
+    assert expected.model == "random"
+    assert expected.names == tuple(f"class {index}" for index in range(5))
+    assert_same(load(str(box / "digits.safetensors")).predict(PICTURE), expected)
+    assert_same(load(box / "net.onnx").predict(PICTURE), expected, atol=1e-5)
+    assert find_model("digits", folder=box) == box / "digits.safetensors"
+    monkeypatch.setattr(predictors, "find_model", lambda name: find_model(name, folder=box))
+    assert_same(load("digits").predict(PICTURE), expected)
+    assert_same(load().predict(PICTURE), expected)
+
+
+def test_a_name_that_is_not_in_the_box(box: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"'cifar' is not known \(did you mean 'cifar10'\?\)") as caught:
+        find_model("cifar", folder=box)
+    assert "cifar10, digits" in str(caught.value)
+    with pytest.raises(ModelFileError, match="the box is empty"):
+        find_model("cifar10", folder=tmp_path)
+    with pytest.raises(ModelFileError, match="no such model file"):
+        find_model("none.safetensors", folder=box)
+
+
+def test_a_folder_in_the_way_does_not_hide_a_model(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert find_model("digits", folder=box) == box / "digits.safetensors"
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        load(tmp_path)
+    (tmp_path / "a.onnx").mkdir()
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        load(tmp_path / "a.onnx")
+
+
+def changed_onnx(box: Path, change: dict[str, Any] | None) -> bytes:
+    """The exported file with another card, or none."""
+    proto = onnx.load(box / "net.onnx")
+    (entry,) = proto.metadata_props
+    if change is None:
+        del proto.metadata_props[:]
+    else:
+        entry.value = json.dumps({**json.loads(entry.value), **change})
+    return bytes(proto.SerializeToString())
+
+
+def test_foreign_and_newer_onnx_files(box: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    for content, words in (
+        (changed_onnx(box, None), "no model card"),
+        (changed_onnx(box, {"format": FORMAT + 1}), f"format {FORMAT + 1}, .* pip install --upgrade"),
+        (changed_onnx(box, {"labels": ["a"]}), "1 labels"),
+        ((box / "net.onnx").read_bytes().replace(b"probabilities", b"probabilitoes"), "inputs and outputs"),
+        (b"", "is damaged"),
+        (b"these are words", "is damaged"),
+        ((box / "net.onnx").read_bytes()[:-1000], "is damaged"),
+        ((box / "digits.safetensors").read_bytes(), "is damaged"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match=words) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_onnx_file_answers_or_is_refused(data: st.DataObject) -> None:
+    model = make_random_model(preprocessing=Preprocessing(size_hw=(32, 32)), num_classes=2, width=0.05)
+    content = bytearray(picture_graph(model))
+    if data.draw(st.booleans()):
+        # The first bytes are the card and the preprocessing; most others are weights.
+        end = 3000 if data.draw(st.booleans()) else len(content)
+        for _ in range(data.draw(st.integers(1, 3))):
+            content[data.draw(st.integers(0, end - 1))] = data.draw(st.integers(0, 255))
+    else:
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    try:
+        scores = PictureEngine(bytes(content), source="m", threads=1).run(np.zeros((5, 6, 3), np.uint8))
+    except ModelFileError as error:
+        assert str(error).startswith("m: ")
+        assert "\n" not in str(error)
+    else:
+        assert scores.shape == (2,)
+
+
+def test_refusing_is_quiet(box: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # onnxruntime quotes the damaged name in its message, which is not UTF-8 then.
+    content = (box / "net.onnx").read_bytes().replace(b"stem.relu6", b"stem.rel\xff6", 1)
+    with pytest.raises(ModelFileError, match="is damaged"):
+        PictureEngine(content, source="m")
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- Answering
+
+
+def test_every_form_of_a_picture_gives_the_same_answer(box: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(PICTURE).save(path)
+    for name in ("digits.safetensors", "net.onnx"):
+        answering = load(box / name, threads=1)
+        expected = answering.predict(PICTURE)
+        for source in (path, str(path), path.read_bytes(), Image.open(path), Image.fromarray(PICTURE)):
+            np.testing.assert_array_equal(answering.predict(source).scores, expected.scores)
+        assert answering.predict(path).source == str(path)
+        assert expected.source == ""
+
+
+def test_a_batch_is_its_pictures_one_by_one(box: Path) -> None:
+    pictures = draw_pictures()[:8] * 5  # two full runs and a part
+    for name in ("digits.safetensors", "net.onnx"):
+        answering = load(box / name, threads=1)
+        together = answering.predict_batch(iter(pictures))
+        assert len(together) == len(pictures)
+        for found, picture in zip(together, pictures, strict=True):
+            assert found.size_hw == picture.shape[:2]
+            assert_same(found, answering.predict(picture), atol=1e-5)
+    assert answering.predict_batch([]) == []
+
+
+def test_the_first_unreadable_picture_stops_a_batch(predictor: Predictor) -> None:
+    with pytest.raises(ImageError, match="none.png: "):
+        predictor.predict_batch([PICTURE, "none.png", PICTURE])
+
+
+def test_a_picture_too_long_to_resize_is_named(random_model: RandomModel, tmp_path: Path) -> None:
+    cropping = random_model(preprocessing=Preprocessing(size_hw=(96, 96), resize="crop"), num_classes=2, width=0.05)
+    cropping.save(tmp_path / "m.safetensors")
+    path = tmp_path / "long.png"
+    Image.new("RGB", (20_000, 1)).save(path)
+    with pytest.raises(ImageError, match="20000x1 pixels are too long") as caught:
+        load(tmp_path / "m.safetensors").predict(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_many_threads_may_ask_one_predictor(box: Path) -> None:
+    pictures = draw_pictures()[:8] * 8
+    for name in ("digits.safetensors", "net.onnx"):
+        answering = load(box / name)
+        expected = [answering.predict(picture) for picture in pictures]
+        with ThreadPoolExecutor(8) as pool:
+            for found, one in zip(pool.map(answering.predict, pictures), expected, strict=True):
+                assert_same(found, one)
+
+
+def test_the_threads_of_a_run(box: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = onnxruntime.InferenceSession
+
+    def spy(graph: bytes, options: Any, **more: Any) -> Any:
+        asked.append(options.intra_op_num_threads)
+        return real(graph, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    for name in ("digits.safetensors", "net.onnx"):
+        assert_same(load(box / name, threads=2).predict(PICTURE), predictor.predict(PICTURE), atol=1e-5)
+        load(box / name)
+        with pytest.raises(UserError, match="threads 0 is out of range"):
+            load(box / name, threads=0)
+    assert asked == [2, 0, 2, 0]  # 0 is onnxruntime's word for one a core
+
+
+def test_a_turned_photograph_has_its_upright_size(predictor: Predictor) -> None:
+    picture, stream = Image.fromarray(PICTURE).resize((60, 40)), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(stream, "png", exif=exif)
+    found = predictor.predict(stream.getvalue())
+    assert found.size_hw == (60, 40)
+    np.testing.assert_array_equal(found.scores, predictor.predict(picture.transpose(Image.Transpose.ROTATE_270)).scores)
+
+
+def test_times(box: Path) -> None:
+    for name in ("digits.safetensors", "net.onnx"):
+        for found in load(box / name).predict_batch([PICTURE] * 3):
+            assert all(ms >= 0 for ms in asdict(found.ms).values())
+            assert found.ms.network > 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    logits=arrays.arrays(
+        np.float32, st.tuples(st.integers(1, 3), st.integers(1, 40)), elements=st.floats(-1e30, 1e30, width=32)
+    )
+)
+def test_softmax(logits: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    found = softmax(logits)
+    assert (found.dtype, found.shape) == (np.float32, logits.shape)
+    assert ((found >= 0) & (found <= 1)).all()
+    np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
+    # The order stays, and so does the answer where all logits are raised alike.
+    assert (found[np.arange(len(logits)), logits.argmax(axis=-1)] == found.max(axis=-1)).all()
+    near = np.clip(logits, -20, 20)
+    np.testing.assert_allclose(softmax(near + np.float32(8)), softmax(near), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(softmax(near), np.exp(near) / np.exp(near).sum(axis=-1, keepdims=True), atol=1e-5)
+
+
+def test_the_engine_takes_any_batch(model: ModelFile) -> None:
+    engine = OnnxRuntimeEngine(model, threads=1)
+    assert [engine.run(np.zeros((n, 3, 48, 48), np.float32)).shape for n in (1, 5)] == [(1, 5), (5, 5)]
+    assert CARD_KEY == "mobilenetv2_card"
