@@ -75,7 +75,8 @@ def test_no_name_reaches_the_bars(size: tuple[int, int], name: str) -> None:
     page = draw(picture, answer(names=(name, name, name, name)))
     assert page.size == usual.size
     changed = np.flatnonzero((np.asarray(page) != np.asarray(usual)).any(axis=(0, 2)))
-    bar = np.flatnonzero((np.asarray(usual)[-40:] == (37, 99, 235)).all(axis=-1).any(axis=0))
+    # The noise is darker than the bars' blue, so whatever has it is a bar.
+    bar = np.flatnonzero((np.asarray(usual) == (37, 99, 235)).all(axis=-1).any(axis=0))
     assert changed.size == 0 or changed.max() < bar.min()
     assert (changed.size > 0) == bool(name)
 

@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import RandomModel
+from numpy.typing import NDArray
 from PIL import Image
 
+from conftest import RandomModel
 from mobilenetv2.errors import ExportError, ImageError, UserError
 from mobilenetv2.export import onnx as export
 from mobilenetv2.export.onnx import ExportReport, draw_pictures, export_onnx
@@ -22,6 +24,7 @@ from mobilenetv2.runtime.engine import PictureEngine
 from mobilenetv2.runtime.graph import picture_graph
 from mobilenetv2.runtime.predictor import load
 
+Drawn = list[NDArray[np.uint8]]
 SIZES = ((1, 1), (1, 77), (5, 3), (64, 64), (65, 64), (301, 200), (480, 640), (30, 700))
 MODES = ("RGB", "L", "RGBA", "P", "1", "CMYK", "I;16")
 
@@ -32,6 +35,11 @@ def picture(width: int, height: int, mode: str) -> Image.Image:
         return Image.fromarray(random.integers(0, 2**16, (height, width), dtype=np.uint16))
     levels = random.integers(0, 256, (height, width, 4), dtype=np.uint8)
     return Image.fromarray(levels).convert(mode) if mode != "RGBA" else Image.fromarray(levels)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Drawn:
+    return draw_pictures()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ def test_the_exported_file_answers_like_the_model_file(
     assert len(classes) > 1
 
 
-def changed(model: ModelFile, name: str, change: Callable[[np.ndarray], np.ndarray]) -> ModelFile:  # type: ignore[type-arg]
+def changed(model: ModelFile, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> ModelFile:
     return ModelFile(card=model.card, tensors={**model.tensors, name: change(model.tensors[name])})
 
 
@@ -92,15 +100,20 @@ def with_channels_swapped(model: ModelFile) -> ModelFile:
 
 @pytest.mark.parametrize("tamper", [with_mean, with_interpolation, with_weight, with_channels_swapped])
 def test_a_graph_that_differs_is_not_written(
-    model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tamper: Callable[[ModelFile], ModelFile]
+    model: ModelFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tamper: Callable[[ModelFile], ModelFile],
+    drawn: Drawn,
 ) -> None:
     monkeypatch.setattr(export, "picture_graph", lambda whole: picture_graph(tamper(whole)))
     out = tmp_path / "out"
     out.mkdir()
+    small = [drawn[3], drawn[4]]
     with pytest.raises(ExportError, match=r"^picture \d: the exported model answers .* was not written$"):
-        export_onnx(model, out / "m.onnx")
+        export_onnx(model, out / "m.onnx", pictures=small)
     path = tmp_path / "a photo.png"
-    Image.fromarray(draw_pictures()[5]).save(path)
+    Image.fromarray(drawn[5]).save(path)
     with pytest.raises(ExportError, match=f"^{path}: ") as caught:
         export_onnx(model, out / "m.onnx", pictures=[path])
     assert "\n" not in str(caught.value)
@@ -116,15 +129,17 @@ def test_answers_that_are_no_numbers_are_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_proven_is_not_written(model: ModelFile, tmp_path: Path) -> None:
+def test_what_cannot_be_proven_is_not_written(model: ModelFile, tmp_path: Path, drawn: Drawn) -> None:
     with pytest.raises(UserError, match=r"no pictures to check .*m\.onnx was not written"):
         export_onnx(model, tmp_path / "m.onnx", pictures=[])
     with pytest.raises(ImageError, match=r"none\.png: "):
-        export_onnx(model, tmp_path / "m.onnx", pictures=[draw_pictures()[0], "none.png"])
+        export_onnx(model, tmp_path / "m.onnx", pictures=[drawn[0], "none.png"])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_file(model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file(
+    model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Drawn
+) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -132,11 +147,11 @@ def test_a_full_disk_leaves_the_old_file(model: ModelFile, tmp_path: Path, monke
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="the disk is full"):
-        export_onnx(model, path, pictures=draw_pictures()[:1])
+        export_onnx(model, path, pictures=drawn[:1])
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UserError, match="cannot be written"):
-        export_onnx(model, tmp_path / "none" / "m.onnx", pictures=draw_pictures()[:1])
+        export_onnx(model, tmp_path / "none" / "m.onnx", pictures=drawn[:1])
 
 
 def test_the_report_in_one_line() -> None:
@@ -146,8 +161,8 @@ def test_the_report_in_one_line() -> None:
     assert replace(report, pictures=1).to_text() == f"1 picture {words} 2.1e-07, 9.1 MB"
 
 
-def test_the_drawn_pictures_are_always_the_same() -> None:
-    once, again = draw_pictures(), draw_pictures()
+def test_the_drawn_pictures_are_always_the_same(drawn: Drawn) -> None:
+    once, again = drawn, draw_pictures()
     assert len({array.shape for array in once}) == 9
     for one, other in zip(once, again, strict=True):
         np.testing.assert_array_equal(one, other)

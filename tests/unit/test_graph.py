@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import RandomModel, make_random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import RandomModel, make_random_model
 from mobilenetv2.modelfile import CARD_KEY, Card, ModelFile
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
 from mobilenetv2.preprocessing import Interpolation, Preprocessing, Resize, preprocess

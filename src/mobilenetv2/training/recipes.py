@@ -42,7 +42,6 @@ class Recipe:
     crop: "pad" moves the picture by up to an eighth of its side; "resized" cuts a piece of
         `crop_area_min` to 1 of its area.
     flip: share of pictures mirrored left to right.
-    erasing: share of pictures of which a random rectangle is blanked.
     ema_decay: of the weights' exponential moving average, which is what is measured and kept; 0 is off.
     clip_gradient_norm: 0 is off.
     batch_norm_momentum: weight of the new batch; 0 takes the numerics profile's own (TF-Slim's .003 suits
@@ -78,7 +77,6 @@ class Recipe:
     crop: Crop = "resized"
     crop_area_min: float = 0.35
     flip: float = 0.5
-    erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     ema_decay: float = 0.998
@@ -118,7 +116,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dropout": (0, 0.99),
     "crop_area_min": (0.01, 1),
     "flip": (0, 1),
-    "erasing": (0, 1),
     "mixup": (0, 100),
     "cutmix": (0, 100),
     "ema_decay": (0, 0.999999),
