@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from mobilenetv2.evaluation import evaluate
-
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.runtime.predictor import MODELS_IN_THE_BOX, load
 

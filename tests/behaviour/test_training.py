@@ -109,7 +109,9 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy(colours: Path, tmp_path: 
 def test_bad_pictures_are_found_before_training(colours: Path, tmp_path: Path) -> None:
     (colours / "train/red/bad.jpg").write_text("not a picture")
     (colours / "train/red/empty.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of 50 images cannot be decoded \(first: \S+/train/red/bad.jpg: is not") as caught:
+    with pytest.raises(
+        DataError, match=r"2 of 50 images cannot be decoded \(first: \S+/train/red/bad.jpg: is not"
+    ) as caught:
         mobilenetv2.train(data=colours, out=tmp_path / "run", recipe="small", settings=QUICK)
     assert "mobilenetv2 check" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -175,7 +177,7 @@ def test_ten_killed_trainings_never_leave_a_broken_run(colours: Path, tmp_path: 
     start += ["--recipe", "small", *settings]
     resume = [sys.executable, "-m", "mobilenetv2", "train", "classify", "--resume", str(run)]
     moments = random.Random(0)
-    epochs = []
+    epochs: list[int] = []
     for kill in range(10):
         log = (tmp_path / f"{kill}.log").open("w")
         process = subprocess.Popen(start if kill == 0 else resume, stderr=log, stdout=log)
@@ -195,13 +197,13 @@ def test_ten_killed_trainings_never_leave_a_broken_run(colours: Path, tmp_path: 
     assert epochs == sorted(epochs)
     assert epochs[0] >= 1
     # It still goes on, and stops cleanly when asked to.
-    process = subprocess.Popen(resume, stderr=subprocess.PIPE, text=True)
+    last = subprocess.Popen(resume, stderr=subprocess.PIPE, text=True)
     patience = time.monotonic() + 120
     while _epochs(run) <= epochs[-1] and time.monotonic() < patience:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2, errors
+    last.send_signal(signal.SIGINT)
+    _, errors = last.communicate(timeout=60)
+    assert last.returncode == 2, errors
     assert f"--resume {run}" in errors
 
 

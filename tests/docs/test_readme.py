@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import paint
 
 README = Path(__file__).parents[2] / "README.md"

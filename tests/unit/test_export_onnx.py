@@ -37,6 +37,15 @@ def picture(width: int, height: int, mode: str) -> Image.Image:
     return Image.fromarray(levels).convert(mode) if mode != "RGBA" else Image.fromarray(levels)
 
 
+def changed(model: ModelFile, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> ModelFile:
+    return ModelFile(card=model.card, tensors={**model.tensors, name: change(model.tensors[name])})
+
+
+def unsure(model: ModelFile) -> ModelFile:
+    """The same with smaller logits: a probability of 1 stays 1, whatever goes wrong before."""
+    return changed(model, "classifier.weight", lambda weight: weight * np.float32(0.1))
+
+
 @pytest.fixture(scope="module")
 def drawn() -> Drawn:
     return draw_pictures()
@@ -44,7 +53,7 @@ def drawn() -> Drawn:
 
 @pytest.fixture(scope="module")
 def model(random_model: RandomModel) -> ModelFile:
-    return random_model(preprocessing=Preprocessing(size_hw=(64, 64), interpolation="bicubic"), num_classes=6)
+    return unsure(random_model(preprocessing=Preprocessing(size_hw=(64, 64), interpolation="bicubic"), num_classes=6))
 
 
 @pytest.mark.parametrize("numerics", ["torch", "tf"])
@@ -55,7 +64,7 @@ def test_the_exported_file_answers_like_the_model_file(
     preprocessing = Preprocessing(
         size_hw=(64, 64), resize=resize, crop_fraction=0.875, interpolation=interpolation, mean_rgb=(0.5, 0.4, 0.3)
     )
-    model = random_model(preprocessing=preprocessing, numerics=numerics)
+    model = unsure(random_model(preprocessing=preprocessing, numerics=numerics))
     model.save(tmp_path / "m.safetensors")
     path = tmp_path / "m.onnx"
     report = export_onnx(model, path)
@@ -74,10 +83,6 @@ def test_the_exported_file_answers_like_the_model_file(
             assert found.size_hw == expected.size_hw == size[::-1]
             classes.add(found.best.index)
     assert len(classes) > 1
-
-
-def changed(model: ModelFile, name: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> ModelFile:
-    return ModelFile(card=model.card, tensors={**model.tensors, name: change(model.tensors[name])})
 
 
 def with_mean(model: ModelFile) -> ModelFile:
@@ -109,7 +114,7 @@ def test_a_graph_that_differs_is_not_written(
     monkeypatch.setattr(export, "picture_graph", lambda whole: picture_graph(tamper(whole)))
     out = tmp_path / "out"
     out.mkdir()
-    small = [drawn[3], drawn[4]]
+    small = drawn[3:5]
     with pytest.raises(ExportError, match=r"^picture \d: the exported model answers .* was not written$"):
         export_onnx(model, out / "m.onnx", pictures=small)
     path = tmp_path / "a photo.png"

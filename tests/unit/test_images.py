@@ -193,7 +193,8 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation
     opened = open_image(encoded(stored, kind, exif=exif.tobytes()))
     assert opened.size == (48, 32)
-    assert np.abs(np.asarray(opened, int) - np.asarray(upright)).max() < 30
+    # Lossy formats blur the edge of the red square; a wrong turn would move it, for a mean of 14 and more.
+    assert np.abs(np.asarray(opened, int) - np.asarray(upright)).mean() < 4
 
 
 def test_a_damaged_exif_block_does_not_cost_the_picture() -> None:

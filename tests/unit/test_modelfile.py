@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import RandomModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as save_safetensors
 
+from conftest import RandomModel
 from mobilenetv2.errors import ModelFileError, UserError
 from mobilenetv2.modelfile import CARD_KEY, FORMAT, Card, ModelFile, load_model_file, parse_model_file
 from mobilenetv2.preprocessing import Preprocessing
@@ -121,7 +121,7 @@ def test_foreign_and_missing_files_are_refused(model: ModelFile, tmp_path: Path)
     with pytest.raises(ModelFileError, match="no model card"):
         parse_model_file(foreign, source="m")
     for content in (b"", b"abc", b"\x00" * 100, b"\xff" * 100, b"PK\x03\x04" * 30):
-        with pytest.raises(ModelFileError, match="not a .safetensors file"):
+        with pytest.raises(ModelFileError, match=r"not a \.safetensors file"):
             parse_model_file(content, source="m")
     with pytest.raises(ModelFileError, match="no such file"):
         load_model_file(tmp_path / "none.safetensors")

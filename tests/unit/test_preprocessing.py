@@ -73,7 +73,8 @@ def test_stretching_is_one_resize(interpolation: Interpolation) -> None:
 def test_levels_become_numbers_around_zero() -> None:
     levels = np.array([[[0, 255, 51]]], np.uint8)
     halves = normalize(levels, Preprocessing(size_hw=(1, 1)))
-    assert (halves.dtype, halves.shape) == (np.float32, (3, 1, 1))
+    assert halves.dtype == np.float32
+    assert halves.shape == (3, 1, 1)
     np.testing.assert_allclose(halves.ravel(), [-1, 1, -0.6], atol=1e-6)
     imagenet = Preprocessing(size_hw=(1, 1), mean_rgb=IMAGENET_MEAN_RGB, std_rgb=IMAGENET_STD_RGB)
     expected = [-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]

@@ -14,7 +14,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -259,7 +259,9 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name, image.width, image.height)
     try:
-        image.load()
+        # TIFF's loading reads the header once more, with all its warnings.
+        with without_warnings() if image.format == "TIFF" else nullcontext():
+            image.load()
         rgb = _to_rgb(image)
         turn = _UPRIGHT.get(exif_orientation(image))
         return rgb if turn is None else rgb.transpose(turn)
@@ -315,6 +317,7 @@ def _read_bounded(read: Callable[[int], bytes], name: str, deadline: float = mat
 def _download(address: str) -> bytes:
     from http.client import HTTPException
     from urllib import request
+    from urllib.error import HTTPError
 
     if not address.lower().startswith(("http://", "https://")):
         raise ImageError(f"{address}: only http:// and https:// addresses can be read")
@@ -335,4 +338,6 @@ def _download(address: str) -> bytes:
         with opener.open(asked, timeout=DOWNLOAD_TIMEOUT_S) as answer:
             return _read_bounded(answer.read1, address, time.monotonic() + DOWNLOAD_TIMEOUT_S)
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise ImageError(f"{address}: cannot be fetched: {_first_line(error)}") from error

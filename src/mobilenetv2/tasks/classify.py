@@ -42,10 +42,11 @@ class Classify:
         self.architecture, self.preprocessing, tensors, self.pretrained = _start(data, recipe, weights)
         network = MobileNetV2(self.architecture, dropout=recipe.dropout)
         if tensors:
-            # Not strict: the head stays the user's own, and a counter of batches is no weight.
+            # Not strict: a head for other classes is left out, and a counter of batches is no weight.
             network.load_state_dict(tensors, strict=False)
-            # A head that starts at zero keeps the first steps from tearing at the backbone.
-            nn.init.zeros_(network.classifier.weight)
+            if "classifier.weight" not in tensors:
+                # A head that starts at zero keeps the first steps from tearing at the backbone.
+                nn.init.zeros_(network.classifier.weight)
         if recipe.batch_norm_momentum:
             for module in network.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -143,7 +144,7 @@ def _start(
         mean, std = (HALF, HALF) if numerics == "tf" else (IMAGENET_MEAN_RGB, IMAGENET_STD_RGB)
         return architecture, Preprocessing(**fit, mean_rgb=mean, std_rgb=std), {}, "none"
     source = default_source(recipe.width) if recipe.pretrained == "auto" else recipe.pretrained
-    arrays, architecture, preprocessing = pretrained(source, num_classes=classes, file=weights)
+    arrays, architecture, preprocessing = pretrained(source, num_classes=classes, labels=data.classes, file=weights)
     if recipe.numerics not in ("auto", architecture.numerics):
         raise UserError(
             f"numerics {recipe.numerics!r} is not what the pretrained weights {source!r} were made with "
@@ -156,6 +157,5 @@ def _start(
         "mean_rgb": preprocessing.mean_rgb,
         "std_rgb": preprocessing.std_rgb,
     }
-    # The classes are other ones, even where their number is the same.
-    backbone = {name: torch.from_numpy(array) for name, array in arrays.items() if not name.startswith("classifier.")}
-    return architecture, Preprocessing(**fit), backbone, source
+    # Of a path only the name: a card travels further than the folders of the machine that wrote it.
+    return architecture, Preprocessing(**fit), {n: torch.from_numpy(a) for n, a in arrays.items()}, Path(source).name

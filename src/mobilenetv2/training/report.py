@@ -220,11 +220,11 @@ def _class_row(metrics: ClassMetrics) -> str:
 
 
 def _class_table(rows: Iterable[str]) -> str:
-    head = "".join(f'<th class="number" scope="col">{name}</th>' for name in ("pictures", "recall", "precision", "F1"))
-    return (
-        f'<div class="scroll"><table class="wide"><thead><tr><th scope="col">class</th>{head}<th class="meter">recall</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    numbers = "".join(
+        f'<th class="number" scope="col">{name}</th>' for name in ("pictures", "recall", "precision", "F1")
     )
+    head = f'<tr><th scope="col">class</th>{numbers}<th class="meter" scope="col">recall</th></tr>'
+    return f'<div class="scroll"><table class="wide"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _commands(model: Path, data: Path) -> str:

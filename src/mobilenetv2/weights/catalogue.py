@@ -11,7 +11,6 @@ from mobilenetv2.runtime.predictor import MODELS_IN_THE_BOX
 from mobilenetv2.weights.sources import SOURCES
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class ModelRow:
     """One model.

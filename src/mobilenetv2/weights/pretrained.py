@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,27 +33,35 @@ __all__ = ["default_source", "pretrained", "read_checkpoint"]
 
 
 def pretrained(
-    name: str, *, num_classes: int | None, file: Path | None = None, progress: Progress | None = None
+    name: str,
+    *,
+    num_classes: int | None,
+    labels: Sequence[str] | None = None,
+    file: Path | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensors, Architecture, Preprocessing]:
     """Tensors by our names (float32 NumPy), the architecture they fit, and the preprocessing they were made with.
 
     name: a source in `SOURCES`, a model in the box, or the path of a model file.
     num_classes: of the network to be; None for the source's own. The classifier is among the tensors only
         where both agree; otherwise it is left out, and the rest is the backbone.
+    labels: of the network to be; where they are given, the classifier is among the tensors only if it was trained
+        for just these, which of published weights nobody knows.
     file: the user's own copy, instead of fetching it.
     Raises UserError (unknown name), DownloadError or ModelFileError, each in one line.
     """
     if name.endswith(".safetensors") or name in models_in_the_box():
         model = load_model_file(file or find_model(name))
         tensors, architecture, preprocessing = model.tensors, model.card.architecture, model.card.preprocessing
+        known: Sequence[str] | None = model.card.labels
     else:
         source = find_source(name)
-        architecture, preprocessing = source.architecture, source.preprocessing
+        architecture, preprocessing, known = source.architecture, source.preprocessing, None
         tensors = read_checkpoint(fetch(source, file=file, progress=progress), source.layout, architecture)
-    if num_classes in (None, architecture.num_classes):
+    if num_classes in (None, architecture.num_classes) and (labels is None or labels == known):
         return tensors, architecture, preprocessing
     backbone = {key: tensor for key, tensor in tensors.items() if not key.startswith("classifier.")}
-    return backbone, replace(architecture, num_classes=num_classes), preprocessing
+    return backbone, replace(architecture, num_classes=num_classes or architecture.num_classes), preprocessing
 
 
 def read_checkpoint(path: Path, layout: Format, architecture: Architecture) -> Tensors:
