@@ -2,8 +2,8 @@
 
     python benchmarks/start_up.py [RUNS]
 
-Beside them, in the same interleaved rounds, a process that only starts Python and one that imports torch; medians, since
-machines are noisy.
+Beside them, in the same interleaved rounds, a process that only starts Python and one that imports torch; medians,
+since machines are noisy.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def export(
 
 
 def check(data: str | PathLike[str]) -> Diagnosis:
-    """Everything that is wrong, or odd, with a data set. Raises UserError only if there is nothing there."""
+    """Everything that is wrong, or odd, with a data set. Raises UserError only if no files can be listed."""
     from mobilenetv2.data.doctor import check as diagnose
 
     return diagnose(Path(data))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,10 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilenetv2.data import doctor
 from mobilenetv2.data.diagnosis import Diagnosis, Finding
 from mobilenetv2.data.doctor import check
 from mobilenetv2.data.folder import read_image_folder
 from mobilenetv2.errors import DataError, UserError
+from mobilenetv2.runtime.images import open_image
 
 
 def encoded(
@@ -81,7 +85,7 @@ def test_nothing_is_found_where_nothing_is_wrong(pets: Path) -> None:
         "splits": {"train": 24, "val": 6},
         "findings": [],
     }
-    assert diagnosis.to_text() == (f"{pets}: 2 classes, 30 pictures (train 24, val 6)\n\nnothing to mention")
+    assert diagnosis.to_text() == (f"{pets}: 2 classes, 30 pictures (train 24, val 6)\n\nnothing wrong")
 
 
 @pytest.mark.parametrize(
@@ -128,12 +132,14 @@ def test_many_faults_of_a_kind_are_one_finding_with_five_examples(pets: Path) ->
         ("train/stray.png", "no-class-folder", "error"),
         ("bird/1.png", "beside-splits", "error"),
         ("val/bird/1.png", "unknown-class-in-val", "error"),
+        ("test/bird/1.png", "unknown-class-in-test", "error"),
         ("train/labels.csv", "not-pictures", "note"),
     ],
 )
 def test_files_in_the_wrong_place(pets: Path, name: str, kind: str, severity: str) -> None:
     put(pets, name, encoded(seed=999))
-    finding = only(check(pets))
+    # A test folder of one class lacks the others too.
+    (finding,) = (finding for finding in check(pets).findings if finding.id != "class-missing-in-test")
     assert (finding.id, finding.severity, finding.count) == (kind, severity, 1)
     expected = "bird" if kind.startswith("unknown") else name
     assert finding.examples == (expected,)
@@ -215,6 +221,8 @@ def test_sizes(pets: Path) -> None:
     put(pets, "train/cat/huge.png", stream.getvalue())
     findings = {finding.id: finding for finding in check(pets).findings}
     assert set(findings) == {"tiny", "huge", "not-rgb"}
+    assert {findings["tiny"].severity, findings["not-rgb"].severity} == {"note"}
+    assert findings["huge"].severity == "warning"
     assert findings["tiny"].examples == ("train/cat/tiny.png",)
     assert findings["huge"].examples == ("train/cat/huge.png",)
 
@@ -243,18 +251,21 @@ def test_notes(pets: Path) -> None:
 # ---- It never fails for bad data, and is as strict as the training
 
 
-def test_only_a_missing_place_raises(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder"):
-        check(tmp_path / "nowhere")
+def test_only_a_place_without_files_raises(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4 no archive")
-    (tmp_path / "texts").mkdir()
+    for name, message in (
+        ("nowhere", "no such folder"),
+        ("empty", "is empty"),
+        ("broken.zip", "is neither a folder nor"),
+    ):
+        with pytest.raises(DataError, match=f"{name}: {message}"):
+            check(tmp_path / name)
     put(tmp_path, "texts/readme.txt", b"x")
-    for name, kind in (("empty", "unreadable"), ("broken.zip", "unreadable"), ("texts", "no-pictures")):
-        diagnosis = check(tmp_path / name)
-        assert (only(diagnosis).id, diagnosis.images, diagnosis.has_errors) == (kind, 0, True)
-        json.dumps(diagnosis.to_dict())
-        assert str(tmp_path / name) in diagnosis.to_text()
+    diagnosis = check(tmp_path / "texts")
+    assert {finding.id: finding.severity for finding in diagnosis.findings} == {"no-pictures": "error"}
+    assert (diagnosis.images, diagnosis.classes, diagnosis.splits) == (0, (), {})
+    assert str(tmp_path / "texts") in diagnosis.to_text()
 
 
 @pytest.mark.parametrize(
@@ -312,6 +323,40 @@ def test_control_characters_in_names_do_not_reach_the_terminal(pets: Path) -> No
     text = check(pets).to_text()
     assert "\x1b" not in text
     assert "?[31mred?.png" in text
+
+
+def test_names_that_are_no_text_reach_json_all_the_same(pets: Path) -> None:
+    name = os.fsdecode(b"train/cat/caf\xe9.png")
+    try:
+        put(pets, name, b"bad")
+    except OSError:
+        pytest.skip("this file system takes only names that are text")
+    diagnosis = check(pets)
+    assert only(diagnosis).examples == (name,)
+    content = json.dumps(diagnosis.to_dict(), ensure_ascii=False).encode()
+    assert json.loads(content)["findings"][0]["examples"] == [r"train/cat/caf\udce9.png"]
+    diagnosis.to_text().encode()
+
+
+def test_of_huge_pictures_one_is_decoded_at_a_time(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HUGE_PIXELS", 40 * 32 - 1)
+    decoding, most = 0, 0
+
+    def open_one(content: bytes) -> Image.Image:
+        nonlocal decoding, most
+        decoding += 1
+        most = max(most, decoding)
+        time.sleep(0.002)
+        decoding -= 1
+        return open_image(content)
+
+    monkeypatch.setattr(doctor, "open_image", open_one)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert only(check(pets)).count == 30
+    assert most == 1
+    monkeypatch.setattr(doctor, "HUGE_PIXELS", 40 * 32)
+    check(pets)
+    assert most > 1
 
 
 def test_checking_needs_no_torch(pets: Path) -> None:

@@ -197,7 +197,7 @@ def test_an_old_report_is_replaced_whole(run: Path) -> None:
 # ---- Plots
 
 
-@pytest.mark.parametrize("count", [2, 3, 10, 20, 21, 100, 101, 300])
+@pytest.mark.parametrize("count", [2, 20, 100, 101])
 def test_a_confusion_matrix_of_any_size(count: int) -> None:
     with Image.open(io.BytesIO(confusion_png(evaluation_of(names(count))))) as picture:
         assert picture.format == "PNG"

@@ -49,20 +49,27 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `check --json` prints them."""
         return {
-            "data": self.data,
+            "data": _encodable(self.data),
             "task": self.task,
             "format": self.format,
             "images": self.images,
-            "classes": list(self.classes),
+            "classes": [_encodable(name) for name in self.classes],
             "splits": dict(self.splits),
-            "findings": [{**asdict(finding), "examples": list(finding.examples)} for finding in self.findings],
+            "findings": [
+                {
+                    **asdict(finding),
+                    "examples": [_encodable(example) for example in finding.examples],
+                    "text": _encodable(finding.text),
+                }
+                for finding in self.findings
+            ],
         }
 
     def to_text(self) -> str:
         """A summary, then each finding with examples and what to do."""
         splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
         lines = [
-            f"{self.data}: {number(len(self.classes), 'class')}, {number(self.images, 'picture')}"
+            f"{_one_line(self.data)}: {number(len(self.classes), 'class')}, {number(self.images, 'picture')}"
             + (f" ({splits})" if splits else "")
         ]
         for finding in self.findings:
@@ -73,7 +80,7 @@ class Diagnosis:
             lines += [f"{'':9}{line}" for line in (examples, finding.remedy) if line and line not in finding.text]
         counts = Counter(finding.severity for finding in self.findings)
         summary = ", ".join(number(counts[severity], severity) for severity in SEVERITIES if counts[severity])
-        return "\n".join([*lines, "", summary or "nothing to mention"])
+        return "\n".join([*lines, "", summary or "nothing wrong"])
 
 
 def number(count: int, noun: str) -> str:
@@ -85,3 +92,8 @@ def number(count: int, noun: str) -> str:
 def _one_line(text: str) -> str:
     """File names may hold line ends and other control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _encodable(text: str) -> str:
+    """File names of Linux may be no text, which nothing but Python can read."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,28 +29,23 @@ MAX_IMBALANCE = 20  # largest class to smallest
 FEW_PICTURES = 10  # of a class
 TINY_PX = 32  # a side
 HUGE_PIXELS = 50_000_000
+# Every thread holds one decoded picture, but only one holds a huge one.
+MAX_THREADS = 8
+_HUGE_LOCK = threading.Lock()
 
 
 def check(path: Path) -> Diagnosis:
     """Read every file of a folder or `.zip` once and say what is wrong with it. Needs no torch.
 
-    Raises DataError only if there is nothing at `path`; all else is a finding.
+    Raises DataError only if there are no files at `path`, or they cannot be listed; all else is a finding.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such folder or archive")
-    try:
-        tree = open_tree(path)
-    except DataError as error:
-        unreadable = _finding(
-            "unreadable", "error", [str(path)], str(error), "Give a folder, or a .zip of one, with a folder a class."
-        )
-        return Diagnosis(data=str(path), images=0, classes=(), splits={}, findings=tuple(unreadable))
+    tree = open_tree(path)
     layout = find_layout(tree)
     found: Found = dict(layout.found)
     if set(found) == {""}:
         found = {"all": found[""]}
     labelled = [name for members in found.values() for name, _ in members]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         pictures = {picture.name: picture for picture in pool.map(lambda name: _read(tree, name), labelled)}
     findings = [
         *_check_layout(tree, layout),
@@ -246,7 +243,8 @@ def _read(tree: Tree, name: str) -> _Picture:
     if not content:
         return _Picture(name=name, problem="empty-file", why="0 bytes")
     try:
-        open_image(content)
+        with _HUGE_LOCK if _is_huge(content) else nullcontext():
+            open_image(content)
     except ImageError as error:
         cause, why = error.__cause__, str(error).removeprefix(f"{IN_MEMORY}: ")
         problem = "damaged"
@@ -274,6 +272,16 @@ def _read(tree: Tree, name: str) -> _Picture:
     )
 
 
+def _is_huge(content: bytes) -> bool:
+    """By the header alone."""
+    try:
+        with without_warnings(), Image.open(io.BytesIO(content)) as image:
+            return image.width * image.height > HUGE_PIXELS
+    except DECODE_ERRORS:
+        # What is wrong is said where it is decoded.
+        return False
+
+
 def _check_pictures(pictures: Sequence[_Picture]) -> Iterator[Finding]:
     for problem, what in _PROBLEMS.items():
         bad = [picture for picture in pictures if picture.problem == problem]
@@ -289,7 +297,7 @@ def _check_pictures(pictures: Sequence[_Picture]) -> Iterator[Finding]:
     tiny = [picture.name for picture in good if min(picture.size_wh) < TINY_PX]
     yield from _finding(
         "tiny",
-        "warning",
+        "note",
         tiny,
         f"{number(len(tiny), 'picture')} with a side below {TINY_PX} pixels",
         "They are enlarged. If all are like that, choose a small --resolution and --recipe small.",

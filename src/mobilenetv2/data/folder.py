@@ -60,7 +60,7 @@ def read_image_folder(path: Path, *, val_fraction: float = DEFAULT_VAL_FRACTION,
     """Find splits and classes below a folder or `.zip` for training.
 
     Without a `val` folder, `val_fraction` of each class is taken off for it: the same pictures for the same
-    seed on every machine, and adding a picture moves no other.
+    seed on every machine, and adding a picture moves one other at most.
     Raises DataError for no pictures, a single class, a class of val or test that train lacks, or pictures
     beside the class folders.
     """
@@ -196,7 +196,7 @@ def _split_off(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple
         by_class.setdefault(item.label, []).append(item)
     taken: set[Item] = set()
     for members in by_class.values():
-        members.sort(key=lambda item: hashlib.sha256(f"{seed}/{item.name}".encode()).digest())
+        members.sort(key=lambda item: hashlib.sha256(f"{seed}/{item.name}".encode("utf-8", "surrogatepass")).digest())
         # A class of one picture keeps it for training.
         count = min(max(round(len(members) * fraction), 1), len(members) - 1)
         taken.update(members[:count])

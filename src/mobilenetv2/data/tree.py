@@ -20,7 +20,7 @@ from mobilenetv2.runtime.images import IN_MEMORY, open_image
 
 # What systems leave lying about.
 _IGNORED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-# One picture of an archive may not unpack to more than this.
+# One file may not be larger, nor unpack to more.
 MAX_MEMBER_BYTES = 512 * 2**20
 
 
@@ -46,6 +46,8 @@ class FolderTree:
     names: tuple[str, ...]
 
     def read(self, name: str) -> bytes:
+        if self.size(name) > MAX_MEMBER_BYTES:
+            raise DataError(f"{self.path / name}: is larger than {MAX_MEMBER_BYTES >> 20} MiB")
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
@@ -86,9 +88,10 @@ class ZipTree:
 _ARCHIVE_ERRORS = (
     OSError,
     EOFError,
-    KeyError,
+    LookupError,
     NotImplementedError,
     RuntimeError,
+    ValueError,  # names that are not the UTF-8 that they are said to be
     lzma.LZMAError,
     zipfile.BadZipFile,
     zlib.error,
@@ -117,6 +120,9 @@ def open_tree(path: Path) -> Tree:
     if path.is_dir():
         tree: Tree = FolderTree(path, tuple(sorted(_list_folder(path))))
     elif zipfile.is_zipfile(path):
+        with _ARCHIVES_LOCK:
+            # It may have been written anew since it was last read.
+            _ARCHIVES.pop((os.getpid(), path), None)
         try:
             with zipfile.ZipFile(path) as archive:
                 names = [info.filename for info in archive.infolist() if not info.is_dir()]
@@ -145,7 +151,8 @@ def fingerprint(tree: Tree) -> str:
     """16 hex digits that change when a file is added, removed, renamed or changes its size."""
     digest = hashlib.sha256()
     for name in tree.names:
-        digest.update(f"{name}\0{tree.size(name)}\0".encode())
+        # Linux knows names that are no text; Python holds them with surrogates.
+        digest.update(f"{name}\0{tree.size(name)}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
 
 
@@ -156,9 +163,22 @@ def _list_folder(path: Path) -> list[str]:
     names: list[str] = []
     for folder, folders, files in os.walk(path, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if not is_ignored(name)]
+        for name in folders:
+            _refuse_loop(Path(folder) / name, path)
         relative = Path(folder).relative_to(path)
         names.extend((relative / name).as_posix() for name in files if not is_ignored(name))
     return names
+
+
+def _refuse_loop(folder: Path, root: Path) -> None:
+    """Raise DataError for a link to a folder that holds the link, below which there is no end."""
+    if not folder.is_symlink():
+        return
+    target = folder.resolve()
+    # By name, as further links may lie between.
+    around = [parent for parent in folder.parents if parent == root or root in parent.parents]
+    if any(parent.resolve().is_relative_to(target) for parent in around):
+        raise DataError(f"{folder}: is a link to a folder that holds it ({target}); remove it")
 
 
 def is_ignored(name: str) -> bool:

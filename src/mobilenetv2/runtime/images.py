@@ -229,7 +229,8 @@ def _declared_size(file: IO[bytes]) -> tuple[int, int]:
             continue
         file.seek(0)
         try:
-            return factory(file, "").size
+            with without_warnings():
+                return factory(file, "").size
         except DECODE_ERRORS:
             continue
     return 0, 0

@@ -116,7 +116,7 @@ class Classify:
         """For the card: from what, by what, on what. `evaluate` finds the same split again by it."""
         return {
             "pretrained": self.pretrained,
-            "recipe": asdict(self.recipe),
+            "recipe": {**asdict(self.recipe), "pretrained": self.pretrained},
             "epoch": epoch,
             "images": len(self.data.splits["train"]),
             "data": {

@@ -190,6 +190,8 @@ def _stop_signals() -> Iterator[list[int]]:
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
+    # A terminal, or a scheduler, sends them to the whole group; a dead worker would end the run without its state.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # One thread a worker: the processors belong to the network.
     torch.set_num_threads(1)

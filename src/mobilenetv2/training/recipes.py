@@ -46,7 +46,7 @@ class Recipe:
     clip_gradient_norm: 0 is off.
     batch_norm_momentum: weight of the new batch; 0 takes the numerics profile's own (TF-Slim's .003 suits
         hundreds of epochs: a short training would be measured with statistics of pictures it no longer sees).
-    val_fraction: share split off where there is no `val` folder. seed: of everything random.
+    val_fraction: share split off where there is no `val` folder. seed: of everything random, that split included.
     workers: processes that decode; -1 takes the processor's count less one, 4 at most.
     precision: "no" is float32; "bf16" and "fp16" where the hardware has them.
     save_every_s: seconds between two savings of the state that a run resumes from.
