@@ -33,6 +33,8 @@ Dimension = int | str  # a name is a size that is known only when the graph runs
 
 def _varint(value: int) -> bytes:
     """Seven bits a byte, lowest first; negative numbers as 64-bit two's complement."""
+    if 0 <= value < 0x80:
+        return bytes((value,))
     value &= 0xFFFF_FFFF_FFFF_FFFF
     out = bytearray()
     while value > 0x7F:
@@ -51,12 +53,10 @@ def _bytes(number: int, value: bytes | str) -> bytes:
     return b"".join((_varint(number << 3 | 2), _varint(len(raw)), raw))
 
 
-def _tensor(name: str, array: NDArray[np.generic]) -> bytes:
-    """TensorProto: dims, data_type, name, raw_data."""
-    raw = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
-    return b"".join(
-        (*(_int(1, d) for d in array.shape), _int(2, _DATA_TYPES[array.dtype]), _bytes(8, name), _bytes(9, raw))
-    )
+def _tensor_head(name: str, array: NDArray[np.generic]) -> bytes:
+    """TensorProto up to the values, which end it: dims, data_type, name, key and length of raw_data."""
+    dims = b"".join(_int(1, d) for d in array.shape)
+    return dims + _int(2, _DATA_TYPES[array.dtype]) + _bytes(8, name) + _varint(9 << 3 | 2) + _varint(array.nbytes)
 
 
 def _value_info(name: str, dtype: type[np.generic], shape: Sequence[Dimension] | None) -> bytes:
@@ -91,7 +91,7 @@ class GraphBuilder:
 
     def __init__(self, prefix: str = "") -> None:
         self._prefix = prefix
-        self._fields: list[bytes] = []
+        self._fields: list[bytes | memoryview] = []
         self._count = 0
 
     def _fresh(self, kind: str) -> str:
@@ -101,7 +101,12 @@ class GraphBuilder:
     def constant(self, value: NDArray[np.generic] | np.generic, name: str = "") -> str:
         """An initializer. Returns its name."""
         name = name or self._fresh("constant")
-        self._fields.append(_bytes(5, _tensor(name, np.asarray(value))))
+        array = np.asarray(value)
+        head = _tensor_head(name, array)
+        self._fields.append(_varint(5 << 3 | 2) + _varint(len(head) + array.nbytes) + head)
+        # Megabytes, so they are copied once, when the graph is put together.
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        self._fields.append(little.reshape(-1).view(np.uint8).data)
         return name
 
     def node(self, op: str, *inputs: str, name: str = "", **attributes: Attribute) -> str:
