@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network
 
 def main() -> NoReturn:
     """Run the command line. Exit codes: 0 done, 1 a fault of ours, 2 the user's input, 130 stopped by Ctrl-C."""
+    # Pillow logs what it also raises; an error of the user is one line.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     try:
         app()
     except UserError as error:
