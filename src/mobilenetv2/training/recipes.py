@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mobilenetv2.errors import UserError, did_you_mean
-from mobilenetv2.files import write_aside
 
 Optimizer = Literal["adamw", "sgd", "rmsprop_tf"]
 Schedule = Literal["cosine", "exponential"]
@@ -93,9 +90,6 @@ class Recipe:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise UserError(f"{name} {value!r} is out of range; give {low:g} to {high:g}")
-
-    def save(self, path: Path) -> None:
-        write_aside(path, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -196,15 +190,6 @@ def resolve(name: str, settings: Iterable[str] = (), **given: Any) -> Recipe:
             raise UserError(f"--set {setting}: there is no option {key!r}{did_you_mean(key, kinds)}")
         changes[key] = _parse(text, kinds[key], setting)
     return dataclasses.replace(RECIPES[name](), **changes)
-
-
-def load_recipe(path: Path) -> Recipe:
-    """Read the recipe that a run was started with. Raises UserError if it is not one."""
-    try:
-        values = json.loads(path.read_bytes())
-        return Recipe(**values)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: is not the recipe of a run ({error})") from error
 
 
 def _parse(text: str, kind: Any, setting: str) -> Any:
