@@ -32,13 +32,7 @@ def main() -> None:
     # Half precision first: what is measured is what is shipped.
     replace(model, card=card).save(path, half=True)
     evaluation = evaluate(load(path), options.data)
-    metrics = {
-        "top1": round(evaluation.top1, 6),
-        "top5": round(evaluation.top5, 6),
-        "images": evaluation.images,
-        "data": f"{options.data.name}, {evaluation.split}",
-    }
-    replace(model, card=replace(card, metrics=metrics)).save(path, half=True)
+    replace(model, card=replace(card, metrics=evaluation.card_metrics())).save(path, half=True)
     print(f"{path}: top-1 {evaluation.top1:.4f} on {evaluation.images} pictures, {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -89,6 +89,15 @@ class Evaluation:
         pairs = [divmod(int(place), len(self.classes)) for place in order]
         return [(self.classes[i], self.classes[j], int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
 
+    def card_metrics(self) -> dict[str, Any]:
+        """What a model card says of it."""
+        return {
+            "top1": round(self.top1, 6),
+            "top5": round(self.top5, 6),
+            "images": self.images,
+            "data": f"{Path(self.data).name}, {self.split}",
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `evaluate --json` prints them."""
         return {

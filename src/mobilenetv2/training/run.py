@@ -103,16 +103,10 @@ def carry_out(folder: Path) -> None:
 
 def finish(folder: Path, run: Run) -> None:
     """Measure the run's model file through the runtime, put that into its card, and write the report."""
-    path, data = folder / MODEL, Path(run.data)
+    path = folder / MODEL
     model = load_model_file(path)
-    evaluation = evaluate(load(path), data, skip_bad=run.skip_bad)
-    metrics = {
-        "top1": round(evaluation.top1, 6),
-        "top5": round(evaluation.top5, 6),
-        "images": evaluation.images,
-        "data": f"{data.name}, {evaluation.split}",
-    }
-    replace(model, card=replace(model.card, metrics=metrics)).save(path)
+    evaluation = evaluate(load(path), Path(run.data), skip_bad=run.skip_bad)
+    replace(model, card=replace(model.card, metrics=evaluation.card_metrics())).save(path)
     write_aside(folder / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
     write_report(folder, run.recipe, evaluation)
 
