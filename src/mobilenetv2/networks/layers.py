@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilenetv2.architecture import Numerics, same_padding
 
+Network = TypeVar("Network", bound=nn.Module)
+Activation = Literal["relu6", "relu", "leaky_relu", "linear"]
+
+ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
+    "relu6": partial(nn.ReLU6, inplace=True),
+    "relu": partial(nn.ReLU, inplace=True),
+    "leaky_relu": partial(nn.LeakyReLU, 0.1, inplace=True),  # Darknet's slope
+    "linear": nn.Identity,
+}
+
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, and ReLU6 unless `linear`.
+    """Convolution without bias, batch norm and activation.
 
     (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), for every size and
     both kinds of padding.
@@ -25,7 +39,7 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        linear: bool = False,
+        activation: Activation = "relu6",
         numerics: Numerics,
     ) -> None:
         super().__init__()
@@ -42,7 +56,7 @@ class ConvNorm(nn.Module):
             bias=False,
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=numerics.batch_norm_eps, momentum=numerics.batch_norm_momentum)
-        self.activation = nn.Identity() if linear else nn.ReLU6(inplace=True)
+        self.activation: nn.Module = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pads_by_size:
@@ -75,6 +89,16 @@ def initialize(network: nn.Module, numerics_name: str) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+
+def headless(network: Network) -> Network:
+    """Take the classifier and its dropout off a MobileNetV1 or V2, in place: for use through `taps()` only.
+
+    What is left keeps its names, so a classifier's weights load into it once `classifier.*` is left out.
+    """
+    del network.classifier
+    del network.dropout
+    return network
 
 
 def channels_last(network: nn.Module) -> nn.Module:

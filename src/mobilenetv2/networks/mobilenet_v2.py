@@ -25,7 +25,7 @@ class InvertedResidual(nn.Module):
         self.filter = ConvNorm(
             inner, inner, kernel=3, stride=plan.stride, dilation=plan.dilation, groups=inner, numerics=numerics
         )
-        self.project = ConvNorm(inner, plan.out_channels, linear=True, numerics=numerics)
+        self.project = ConvNorm(inner, plan.out_channels, activation="linear", numerics=numerics)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.contract(x, self.expand(x))
@@ -81,11 +81,15 @@ class MobileNetV2(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the last convolution's map, (N, 1280, H/32, W/32) at width 1."""
-        x = self.stem(images)
+        last: Tensor = self.last(self.bottleneck(images))
+        return last
+
+    def bottleneck(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) -> the second-last map, (N, 320, H/32, W/32) at width 1, without the last convolution."""
+        x: Tensor = self.stem(images)
         for stage in self.stages:
             x = stage(x)
-        last: Tensor = self.last(x)
-        return last
+        return x
 
     def taps(self, images: Tensor) -> Taps:
         """The three maps that detection and segmentation read, in one pass."""
