@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,10 @@ from mobilenetv2.runtime.predictor import DEFAULT_MODEL, find_model, load
 
 if TYPE_CHECKING:
     from mobilenetv2.data.diagnosis import Diagnosis
+    from mobilenetv2.description import Description
     from mobilenetv2.evaluation import Evaluation
     from mobilenetv2.export.onnx import ExportReport
+    from mobilenetv2.paper.page import Exhibit
     from mobilenetv2.predictions import Classification
     from mobilenetv2.weights.catalogue import ModelRow
 
@@ -139,6 +141,39 @@ def check(data: str | PathLike[str]) -> Diagnosis:
     from mobilenetv2.data.doctor import check as diagnose
 
     return diagnose(Path(data))
+
+
+def describe(
+    name: str,
+    *,
+    width: float | None = None,
+    resolution: int | None = None,
+    output_stride: int | None = None,
+) -> Description:
+    """Count a network of the paper, or that of a model, layer by layer; see `mobilenetv2.description`."""
+    try:
+        from mobilenetv2.description import describe as count
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("describing a network", "train") from error
+    return count(name, width=width, resolution=resolution, output_stride=output_stride)
+
+
+def paper(name: str) -> Exhibit:
+    """A table or figure of the paper, ours beside theirs; `mobilenetv2.paper.page.EXHIBITS` has the names."""
+    try:
+        from mobilenetv2.paper.page import show
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the paper's networks", "train") from error
+    return show(name)
+
+
+def write_paper(folder: str | PathLike[str], *, progress: Callable[[str], None] = lambda _: None) -> Path:
+    """All of them on one Markdown page with its pictures; returns its path. progress: is told the name of each."""
+    try:
+        from mobilenetv2.paper.page import write_page
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the paper's networks", "train") from error
+    return write_page(Path(folder), progress=progress)
 
 
 def models() -> list[ModelRow]:

@@ -15,7 +15,7 @@ from mobilenetv2.errors import ImageError, UserError
 
 app = typer.Typer(
     name="mobilenetv2",
-    help="MobileNetV2 as a complete light-weight vision system: check, train, evaluate, export, predict.",
+    help="MobileNetV2 as a complete light-weight vision system: check, train, evaluate, export, predict, describe.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -233,6 +233,53 @@ def models(as_json: AsJson = False) -> None:
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]) - 1)]
     for line in cells:
         print("  ".join([*(text.ljust(width) for text, width in zip(line, widths, strict=False)), line[-1]]))
+
+
+@app.command()
+def describe(
+    name: Annotated[str, typer.Argument(help="A network of the paper, a model file, or a model in the box.")],
+    width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
+    resolution: Annotated[int | None, typer.Option(help="Side of the input in pixels.")] = None,
+    output_stride: Annotated[int | None, typer.Option(help="32, 16 or 8.")] = None,
+    every_layer: Annotated[bool, typer.Option("--layers", help="Every operator, not only blocks of them.")] = False,
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Count a network layer by layer: shapes, parameters, multiply-adds, memory."""
+    from mobilenetv2 import api
+
+    found = api.describe(name, width=width, resolution=resolution, output_stride=output_stride)
+    if as_json:
+        print(found.to_json())
+    else:
+        print((found.to_markdown if markdown else found.to_text)(every_layer=every_layer))
+
+
+@app.command()
+def paper(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="table1 to table7, figure1, figure5, figure5-latency, latency, memory, appendix-a, or all."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where pictures and the page go; this folder, or paper/ for all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The paper's tables and figures from the live networks, beside what the paper prints."""
+    from mobilenetv2 import api
+
+    if name == "all":
+        print(api.write_paper(out or Path("paper"), progress=_say))
+        return
+    exhibit = api.paper(name)
+    print(json.dumps(exhibit.table.to_dict(), ensure_ascii=False) if as_json else exhibit.table.to_text())
+    from mobilenetv2.paper.page import write_pictures
+
+    for path in write_pictures(exhibit, out or Path()):
+        _say(f"picture: {path}")
 
 
 @app.command()

@@ -29,7 +29,7 @@ def confusion_png(evaluation: Evaluation) -> bytes:
     Cells hold counts up to 20 classes, axes hold names up to 100. Names that the font cannot draw become
     the number of their class.
     """
-    figure = _figure()
+    figure = new_figure()
     counts, names = evaluation.confusion, _names(evaluation.classes)
     size = len(names)
     cell_in = 0.42 if size <= NUMBERS_UP_TO else 0.17 if size <= NAMES_UP_TO else 0
@@ -66,12 +66,12 @@ def confusion_png(evaluation: Evaluation) -> bytes:
     bar.set_label("share of the row (%)", color=QUIET, fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
-    return _png(figure)
+    return to_png(figure)
 
 
 def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
     """Loss on training and validation pictures, and top-1, by epoch; `history` is the lines of metrics.jsonl."""
-    figure = _figure()
+    figure = new_figure()
     figure.set_size_inches(9, 3)
     epochs = [line["epoch"] for line in history]
     loss, accuracy = figure.subplots(1, 2)
@@ -90,7 +90,7 @@ def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
     )
     _dress(accuracy, "Top-1 on the validation pictures", "right answers (%)", epochs[-1])
     accuracy.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=INK)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _dress(axes: Axes, title: str, quantity: str, epochs: int) -> None:
@@ -108,7 +108,7 @@ def _dress(axes: Axes, title: str, quantity: str, epochs: int) -> None:
     axes.set_axisbelow(True)
 
 
-def _figure() -> Figure:
+def new_figure() -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -116,7 +116,7 @@ def _figure() -> Figure:
     return Figure(layout="constrained", dpi=DPI)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     # Tight, as the layout does not reckon with axes that keep their shape.
     figure.savefig(stream, format="png", facecolor="white", bbox_inches="tight", metadata={"Software": None})

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.networks.ablations import (
     NonlinearBottleneck,
+    PlainBottleneck,
     expansion_rate,
     no_shortcuts,
     nonlinear_bottlenecks,
     wide_shortcuts,
 )
 from mobilenetv2.networks.complexity import trace
+from mobilenetv2.networks.layers import ConvNorm
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
 
 SIZE = (64, 64)
@@ -34,6 +37,34 @@ def test_cost_and_parameters_are_those_of_the_baseline(build: Callable[[], nn.Mo
     assert (ours.madds, ours.parameters) == (expected.madds, expected.parameters)
     assert sum(operator.kind == "add" for operator in ours.operators) == shortcuts
     assert sum(operator.kind == "add" for operator in expected.operators) == 10
+
+
+@pytest.mark.parametrize("options", [{"width": 0.35}, {"output_stride": 8}])
+def test_wide_shortcuts_are_as_many_as_narrow_ones(options: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        networks = wide_shortcuts(**options), MobileNetV2(Architecture(**options))
+    for network in networks:
+        # At 1 x 1 pixel every shape agrees, and still only the planned ones are added.
+        for size_hw in ((224, 224), (1, 1)):
+            assert sum(operator.kind == "add" for operator in trace(network, size_hw).operators) == 10
+
+
+def test_a_wide_shortcut_goes_around_filter_and_projection() -> None:
+    torch.manual_seed(0)
+    network = wide_shortcuts(width=0.35, num_classes=5).eval()
+    first, second = network.blocks[4:6]
+    assert isinstance(first, PlainBottleneck)
+    assert isinstance(second, PlainBottleneck)
+    assert isinstance(second.expand, ConvNorm)
+    seen: dict[str, Tensor] = {}
+    # Copies: activations work in place.
+    first.filter.register_forward_pre_hook(lambda _, given: seen.update(first=given[0].clone()))
+    second.expand.register_forward_hook(lambda _, __, answer: seen.update(branch=answer.clone()))
+    second.filter.register_forward_pre_hook(lambda _, given: seen.update(second=given[0].clone()))
+    with torch.inference_mode():
+        network(torch.randn(1, 3, *SIZE))
+    assert torch.equal(seen["second"], seen["branch"] + seen["first"])
+    assert seen["first"].any()
 
 
 def test_the_bottleneck_is_not_linear() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilenetv2.architecture import Architecture, multiply_adds, parameters
-from mobilenetv2.networks.complexity import trace
-from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
+from mobilenetv2.networks.complexity import Shape, trace
+from mobilenetv2.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
+from mobilenetv2.networks.shufflenet_v1 import ShuffleUnit
 from mobilenetv2.networks.zoo import ZOO, build
 
 
@@ -44,6 +47,54 @@ def test_the_plan_in_plain_python_agrees(
     assert complexity.parameters_without_batch_norm == parameters(architecture, batch_norm=False)
     if output_stride == 32:
         assert complexity.madds == multiply_adds(architecture, size_hw)
+
+
+class Unusual(nn.Module):
+    """What none of our networks has: batch norm of the input, a transposed convolution, a matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.enlarge = nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 8, 3, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = self.enlarge(self.norm(x)).flatten(2)
+        return torch.bmm(columns, columns.transpose(1, 2))
+
+
+def test_the_unusual_and_the_frozen_are_counted_too() -> None:
+    network = Unusual().requires_grad_(False)
+    complexity = trace(network, (4, 4))
+    assert [operator.kind for operator in complexity.operators] == ["batch norm", "transposed 3x3", "matrix product"]
+    assert [operator.madds for operator in complexity.operators] == [0, 16 * 3 * 8 * 9, 8 * 81 * 8]
+    assert [operator.parameters for operator in complexity.operators] == [6, 3 * 8 * 9, 0]
+    assert (complexity.parameters, complexity.parameters_without_batch_norm) == (6 + 3 * 8 * 9, 3 * 8 * 9)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.zeros(1, 3, 4, 4))
+    assert complexity.madds == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "groups", "expected"),
+    [
+        # Channels and 16-bit kilobytes (1000 bytes) of the largest tensor at 112, 56, 28, 14, 7 and 1 pixels.
+        ("mobilenet_v1", 1.0, "", "64/1606 128/803 256/401 512/201 1024/100 1024/2"),
+        # Every bottleneck as one operator; by Sec. 5.1 the stem with the first, the last convolution with the pooling.
+        ("mobilenet_v2", 1.0, "blocks", "16/401 24/151 32/50 96/38 320/31 1280/3"),
+        ("shufflenet_v1", 2.0, "units", "48/1204 48/301 480/753 960/376 1920/188 1920/4"),
+    ],
+)
+def test_table_3_as_the_networks_are(name: str, width: float, groups: str, expected: str) -> None:
+    with torch.device("meta"):
+        network = build(name, width=width)
+    paths = [path for path, module in network.named_modules() if isinstance(module, InvertedResidual | ShuffleUnit)]
+    ends: dict[str, list[tuple[str, ...]]] = {"": [], "units": [(path,) for path in paths]}
+    ends["blocks"] = [("stem", *paths[:1]), *((path,) for path in paths[1:]), ("last", "")]
+    largest: dict[Shape, tuple[int, int]] = {}
+    for operator in trace(network, (224, 224)).merged(ends[groups]).operators:
+        channels, size_hw = operator.output_shape[1], operator.output_shape[2:] or (1, 1)
+        largest[size_hw] = max(largest.get(size_hw, (0, 0)), (math.prod(operator.output_shape), channels))
+    by_size = (largest[size_hw] for size_hw in sorted(largest, reverse=True))
+    assert " ".join(f"{channels}/{elements * 2 / 1000:.0f}" for elements, channels in by_size) == expected
 
 
 class Fork(nn.Module):

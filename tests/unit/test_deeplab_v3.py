@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from typing import cast
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from mobilenetv2.networks.deeplab_v3 import (
     space_to_batch_madds,
     upsample,
 )
+from mobilenetv2.networks.layers import ConvNorm
 from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
 
@@ -87,20 +90,15 @@ def test_madds_of_table_7(row: Row) -> None:
 def test_the_row_of_table_7_that_cannot_be_reached() -> None:
     backbone, output_stride, aspp, _, _, printed_b = UNREACHED
     network = on_meta(backbone, output_stride, aspp)
-    assert evaluation_madds(network, SIZE_HW, scales=EVALUATION_SCALES, flip=True) == 990_785_564_928
-    with torch.device("meta"):
-        other_rates = deeplab_v3(backbone, output_stride=output_stride, aspp=aspp)
-        for atrous, rate in zip(other_rates.head.atrous, (12, 18, 24), strict=True):
-            atrous.conv.dilation = atrous.conv.padding = (rate, rate)  # type: ignore[union-attr]
-    madds = evaluation_madds(other_rates, SIZE_HW, scales=EVALUATION_SCALES, flip=True)
-    assert madds == pytest.approx(printed_b * 1e9, rel=0.002)
-
-
-@pytest.mark.parametrize(("output_stride", "published_b"), [(16, 0.88), (8, 2.84)])
-def test_madds_of_the_published_half_width(output_stride: int, published_b: float) -> None:
-    # TF DeepLab's model zoo, mobilenetv2_dm05.
-    network = on_meta("mobilenet_v2", output_stride, False, 0.5)
-    assert evaluation_madds(network, SIZE_HW) == pytest.approx(published_b * 1e9, rel=0.01)
+    by_our_rates, by_others = 0, 0
+    other_rates = {f"head.atrous.{index}.conv": rate for index, rate in enumerate((12, 18, 24))}
+    for scale in EVALUATION_SCALES:
+        complexity = trace(network, scaled_size_hw(SIZE_HW, scale))
+        operators = [replace(o, dilation=other_rates.get(o.path, o.dilation)) for o in complexity.operators]
+        by_our_rates += 2 * space_to_batch_madds(complexity)
+        by_others += 2 * space_to_batch_madds(replace(complexity, operators=tuple(operators)))
+    assert by_our_rates == 990_785_564_928
+    assert by_others == pytest.approx(printed_b * 1e9, rel=0.002)
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet_101"])
@@ -167,11 +165,12 @@ def test_shapes(backbone: BackboneName, width: float, channels: int) -> None:
     for output_stride in (32, 16, 8):
         network = on_meta(backbone, output_stride, True, width)
         size_hw = -(-65 // output_stride), -(-130 // output_stride)
-        assert network.feature_map(images).shape == (2, channels, *size_hw)
-        assert network(images).shape == (2, 21, *size_hw)
-        assert [atrous.conv.dilation[0] for atrous in network.head.atrous] == [  # type: ignore[union-attr, operator, index]
-            rate * 16 // output_stride for rate in (6, 12, 18)
-        ]
+        with torch.no_grad():
+            features = network.eval().feature_map(images)
+            assert features.shape == (2, channels, *size_hw)
+            assert network.head(features).shape == (2, 21, *size_hw)
+        rates = [rate * 16 // output_stride for rate in (6, 12, 18)]
+        assert [cast(ConvNorm, atrous).conv.dilation[0] for atrous in network.head.atrous] == rates
 
 
 def test_the_head_normalises_with_its_own_epsilon() -> None:
@@ -200,7 +199,7 @@ def calibrated(network: DeepLabv3, size_hw: tuple[int, int], images: int = 2) ->
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        network.train()(torch.randn(images, 3, *size_hw))
+        network.train()(torch.randn(images, 3, *size_hw, dtype=network.head.classifier.weight.dtype))
     return network.eval()
 
 
@@ -225,7 +224,7 @@ def worst(found: Tensor, expected: Tensor) -> float:
         # With symmetric padding every strided filter stands on the even pixels, whatever the size.
         ("mobilenet_v1", 0.5, "torch", [(65, 65), (64, 96), (75, 50)]),
         ("mobilenet_v2", 0.5, "torch", [(65, 65), (64, 96), (75, 50)]),
-        ("resnet_101", 1.0, "torch", [(70, 65)]),
+        ("resnet_101", 1.0, "torch", [(38, 33)]),
         # TensorFlow's SAME does so on odd maps only, which is why its pictures have 513 pixels.
         ("mobilenet_v1", 0.5, "tf", [(65, 97)]),
         ("mobilenet_v2", 0.5, "tf", [(65, 97)]),
@@ -236,18 +235,19 @@ def test_dilation_answers_as_the_stride_did_and_between(
 ) -> None:
     torch.manual_seed(0)
     network = deeplab_v3(backbone, width=width, output_stride=32, aspp=True, numerics=numerics)
-    calibrated(network, (65, 65))
+    # In double precision, because float32 alone is 3e-5 off after a hundred layers.
+    calibrated(network.double(), (65, 65))
     twins = [with_output_stride(network, stride, backbone, width=width, numerics=numerics) for stride in (16, 8)]
     for size_hw in sizes_hw:
-        images = torch.randn(1, 3, *size_hw)
+        images = torch.randn(1, 3, *size_hw, dtype=torch.float64)
         with torch.inference_mode():
             at_32, at_16, at_8 = (net.feature_map(images) for net in (network, *twins))
-            assert worst(at_16[:, :, ::2, ::2], at_32) <= 1e-5
-            assert worst(at_8[:, :, ::4, ::4], at_32) <= 1e-5
-            assert worst(at_8[:, :, ::2, ::2], at_16) <= 1e-5
+            assert worst(at_16[:, :, ::2, ::2], at_32) <= 1e-9
+            assert worst(at_8[:, :, ::4, ::4], at_32) <= 1e-9
+            assert worst(at_8[:, :, ::2, ::2], at_16) <= 1e-9
             # The pyramid too, because its rates follow the stride. Image pooling averages over other pixels.
             for coarse, fine in zip(twins[0].head.atrous, twins[1].head.atrous, strict=True):
-                assert worst(fine(at_8)[:, :, ::2, ::2], coarse(at_16)) <= 1e-5
+                assert worst(fine(at_8)[:, :, ::2, ::2], coarse(at_16)) <= 1e-9
 
 
 def test_without_dilation_the_answers_differ() -> None:
@@ -275,7 +275,7 @@ def test_same_padding_of_even_maps_moves_the_filters() -> None:
 def small() -> DeepLabv3:
     torch.manual_seed(0)
     network = deeplab_v3(width=0.35, num_classes=3)
-    nn.init.normal_(network.head.classifier.weight)  # so that it is sure of something
+    nn.init.normal_(network.head.classifier.weight, std=0.1)  # so that it is sure of something
     return calibrated(network, (33, 33), images=4)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from mobilenetv2.architecture import NUMERICS, Architecture, BlockPlan
 from mobilenetv2.networks.memory_split import MemoryMeter, SplitInvertedResidual, measure_split_memory, split_network
@@ -82,6 +84,23 @@ def test_the_measured_peak_falls_as_the_formula_says() -> None:
     assert block == sorted(block, reverse=True)
     # 96 channels at 112 x 112 and at 56 x 56 between 16 and 24: in ten parts a quarter is left.
     assert block[-1] < 0.28 * block[0]
+
+
+@pytest.mark.parametrize("splits", [1, 2, 3, 10])
+def test_the_meter_agrees_with_the_allocator(splits: int) -> None:
+    block = MobileNetV2(Architecture()).eval().get_submodule("stages.1.blocks.0")
+    assert isinstance(block, InvertedResidual)
+    split = SplitInvertedResidual(block, splits)
+    x = torch.zeros(1, 16, 112, 112).to(memory_format=torch.channels_last)
+    with torch.inference_mode(), MemoryMeter(x) as meter:
+        split(x)
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        split(x)
+    assert profiler.profiler is not None
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    allocated = x.nbytes + max(itertools.accumulate(change for _, change in changes))
+    assert meter.peak_bytes == pytest.approx(allocated, rel=0.01)
 
 
 def test_the_meter_sees_tensors_come_and_go() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -30,8 +31,9 @@ class PlainBottleneck(InvertedResidual):
 class WideShortcuts(nn.Module):
     """Figure 6b, "shortcut between expansions": MobileNetV2 with its shortcuts around the narrow ends.
 
-    (N, 3, H, W) -> (N, num_classes) logits. The filtered expansion of a block is added to the expansion of
-    the next wherever their shapes agree, which is after just those blocks that have a shortcut in MobileNetV2.
+    (N, 3, H, W) -> (N, num_classes) logits. The expansion of a block is added to the expansion of the next, so
+    that the branch is filter, project, expand: a whole block begun one layer later. Their shapes agree around
+    just those blocks that have a shortcut in MobileNetV2, and there are as many: 10 at every width of the paper.
     """
 
     def __init__(self, architecture: Architecture, *, dropout: float = 0.2) -> None:
@@ -39,6 +41,11 @@ class WideShortcuts(nn.Module):
         plan, numerics = plan_network(architecture), NUMERICS[architecture.numerics]
         self.stem = ConvNorm(3, plan.stem_channels, kernel=3, stride=2, numerics=numerics)
         self.blocks = nn.ModuleList(PlainBottleneck(block, numerics) for block in plan.blocks)
+        # A shortcut around the filter and the projection of each block but the last, to the next expansion.
+        self.has_shortcut = tuple(
+            block.has_shortcut and block.expanded_channels == after.expanded_channels
+            for block, after in pairwise(plan.blocks)
+        )
         self.last = ConvNorm(plan.stages[-1][-1].out_channels, plan.last_channels, numerics=numerics)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(plan.last_channels, architecture.num_classes)
@@ -47,13 +54,13 @@ class WideShortcuts(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)
         wide: Tensor | None = None
-        for module in self.blocks:
+        for module, has_shortcut in zip(self.blocks, (*self.has_shortcut, False), strict=True):
             block = cast(PlainBottleneck, module)
             expansion = block.expand(x)
-            if wide is not None and wide.shape == expansion.shape:
+            if wide is not None:
                 expansion = expansion + wide
-            wide = block.filter(expansion)
-            x = block.project(wide)
+            wide = expansion if has_shortcut else None
+            x = block.project(block.filter(expansion))
         pooled = self.last(x).mean(dim=(2, 3))
         logits: Tensor = self.classifier(self.dropout(pooled))
         return logits

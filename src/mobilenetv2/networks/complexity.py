@@ -45,6 +45,10 @@ NAMES = {
     "cat": "concatenate",
     "addmm": "linear",
     "mm": "linear",
+    "bmm": "matrix product",
+    "baddbmm": "matrix product",
+    "native_batch_norm": "batch norm",
+    "_native_batch_norm_legit_no_training": "batch norm",
 }
 
 
@@ -162,7 +166,7 @@ def trace(network: nn.Module, size_hw: tuple[int, int], *, batch: int = 1) -> Co
     size_hw: height and width of the input in pixels. Raises what the network raises for a size it cannot take.
     """
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    trained = {name: tensor for name, tensor in network.named_parameters() if tensor.requires_grad}
+    trained = dict(network.named_parameters())  # frozen ones too
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     of_norms = sum(tensor.numel() for module in norms for tensor in module.parameters())
     meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -181,6 +185,16 @@ def trace(network: nn.Module, size_hw: tuple[int, int], *, batch: int = 1) -> Co
     )
 
 
+def block_path(path: str) -> str:
+    """The block that a module is part of.
+
+    "stages.1.blocks.0.expand.conv" -> "stages.1.blocks.0", "backbone.stem.conv" -> "backbone.stem".
+    """
+    parts = path.split(".")
+    numbered = [index for index, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbered[-1] + 1] if numbered else parts[:-1] or parts)
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every call of torch's own operators, and notes down the ones an engine would execute."""
 
@@ -192,6 +206,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._kept: list[Tensor] = [images]  # so that no later tensor gets the identity of a dead one
         self._parameters = {_storage(tensor): tensor.numel() for tensor in parameters}
         self._keys: dict[int, int] = {_storage(images): 0}
+        self._padded: dict[int, Shape] = {}  # by storage, what it was before
         self._writers: dict[int, int] = {}  # key -> the operator that wrote it
         self.elements[0] = images.numel()
 
@@ -219,8 +234,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _fold(self, name: str, source: Tensor, output: Tensor, parameters: int) -> None:
         key = self.key(source)
         self._keys[_storage(output)] = key
+        if name == "constant_pad_nd":
+            self._padded[_storage(output)] = tuple(source.shape)
         if key not in self._writers:
-            return  # of the network's input
+            if not parameters:
+                return  # of the network's input
+            self._append(name, (), [source], output, 0)  # a batch norm with nothing before it to fold it into
         place = self._writers[key]
         writer = self.operators[place]
         of_norm = parameters if "batch_norm" in name else 0
@@ -233,7 +252,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _append(self, name: str, args: Any, sources: list[Tensor], output: Tensor, parameters: int) -> None:
         inputs = tuple(dict.fromkeys(self.key(tensor) for tensor in sources))
-        shapes = {self.key(tensor): tuple(tensor.shape) for tensor in reversed(sources)}
+        shapes = {
+            self.key(tensor): self._padded.get(_storage(tensor), tuple(tensor.shape)) for tensor in reversed(sources)
+        }
         key = self._keys.setdefault(_storage(output), len(self._keys))
         self.elements.setdefault(key, output.numel())
         kind, stride, dilation, madds = _describe(name, args, output)
@@ -257,13 +278,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _describe(name: str, args: Any, output: Tensor) -> tuple[str, int, int, int]:
     """Kind, stride, dilation and multiply-adds of one of torch's operators."""
     if name == "convolution":
-        image, weight, _, (stride, *_), _, (dilation, *_), _, _, groups = args
+        image, weight, _, (stride, *_), _, (dilation, *_), transposed, _, groups = args
         kernel = "x".join(map(str, weight.shape[2:]))
         is_depthwise = groups == image.shape[1] == output.shape[1] and groups > 1
         form = "depthwise" if is_depthwise else "grouped" if groups > 1 else "conv"
+        if transposed:  # every pixel of the input, not of the output, meets the whole kernel
+            return f"transposed {kernel}", stride, dilation, image.numel() * math.prod(weight.shape[1:])
         return f"{form} {kernel}", stride, dilation, output.numel() * math.prod(weight.shape[1:])
-    if name in ("addmm", "mm"):
-        return NAMES[name], 1, 1, output.numel() * args[-2].shape[1]
+    if name in ("addmm", "mm", "bmm", "baddbmm"):
+        return NAMES[name], 1, 1, output.numel() * args[-2].shape[-1]
     stride = 1
     if name in ("max_pool2d_with_indices", "avg_pool2d") and len(args) > 2:
         stride = args[2][0] if args[2] else args[1][0]

@@ -39,7 +39,7 @@ class Entry:
     task: Task
     build: Callable[..., nn.Module]
     resolution: int
-    smallest: int = 32
+    smallest: int = 64
     options: tuple[Option, ...] = ()
     source: str
 
@@ -95,22 +95,24 @@ ZOO: dict[str, Entry] = {
         )
     },
     "ssdlite_mobilenet_v2": Entry(
-        task="detect", build=ssdlite, resolution=320, options=("width",), source=f"{_SANDLER}, Sec. 6.2"
+        task="detect", build=ssdlite, resolution=320, smallest=192, options=("width",), source=f"{_SANDLER}, Sec. 6.2"
     ),
     "ssdlite_mobilenet_v1": Entry(
         task="detect",
         build=partial(ssdlite, "mobilenet_v1"),
         resolution=320,
+        smallest=192,
         options=("width",),
         source=f"{_SANDLER}, Table 6",
     ),
     "ssd_mobilenet_v2": Entry(
-        task="detect", build=ssd, resolution=320, options=("width",), source=f"{_SANDLER}, Table 5"
+        task="detect", build=ssd, resolution=320, smallest=192, options=("width",), source=f"{_SANDLER}, Table 5"
     ),
     "ssd_mobilenet_v1": Entry(
         task="detect",
         build=partial(ssd, "mobilenet_v1"),
         resolution=320,
+        smallest=192,
         options=("width",),
         source=f"{_SANDLER}, Sec. 6.2",
     ),

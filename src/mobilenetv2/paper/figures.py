@@ -10,7 +10,7 @@ import numpy as np
 from mobilenetv2.architecture import Architecture, multiply_adds
 from mobilenetv2.paper.manifold import Passage, figure_1, spiral
 from mobilenetv2.paper.published import MOBILENET_V1, SHUFFLENET_V1, SLIM_MOBILENET_V2, TABLE_4, SlimV2
-from mobilenetv2.plots import BLUE, INK, LINE, ORANGE, QUIET, _figure, _png
+from mobilenetv2.plots import BLUE, INK, LINE, ORANGE, QUIET, new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ class CurvePoint(NamedTuple):
 def figure1_png(*, seed: int = 0) -> bytes:
     """The spiral, and what is left of it after ReLU in 2, 3, 5, 15 and 30 dimensions; colours run along the line."""
     before, passages = spiral(), figure_1(seed=seed)
-    figure = _figure()
+    figure = new_figure()
     figure.set_size_inches(11, 2.5)
     panels = figure.subplots(1, 1 + len(passages))
     along = np.arange(len(before))
@@ -62,7 +62,7 @@ def figure1_png(*, seed: int = 0) -> bytes:
     for axes, passage in zip(panels[1:], passages, strict=True):
         axes.set_title(f"n = {passage.dimensions}", fontsize=10, color=INK)
         axes.set_xlabel(_loss(passage), fontsize=8, color=QUIET, linespacing=1.4)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _loss(passage: Passage) -> str:
@@ -131,7 +131,7 @@ def figure5_latency_png(
 
 
 def _accuracy_png(points: Sequence[CurvePoint], comparisons: Sequence[Comparison], *, title: str, cost: str) -> bytes:
-    figure = _figure()
+    figure = new_figure()
     figure.set_size_inches(8.5, 5)
     axes = figure.add_subplot()
     _draw_comparisons(axes, comparisons)
@@ -143,7 +143,7 @@ def _accuracy_png(points: Sequence[CurvePoint], comparisons: Sequence[Comparison
         axes.scatter(costs, top1, s=sizes, color=colour, linewidths=0, zorder=4)
     _dress(axes, title, cost)
     _explain(axes, sorted({point.width for point in points}), comparisons)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_comparisons(axes: Axes, comparisons: Sequence[Comparison]) -> None:

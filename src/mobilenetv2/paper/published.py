@@ -195,3 +195,30 @@ SLIM_MOBILENET_V2 = (
     SlimV2(0.35, 128, 20, 1.66, 50.8, 75.0, 6.9),
     SlimV2(0.35, 96, 11, 1.66, 45.5, 70.4, 4.5),
 )
+
+
+class Line(NamedTuple):
+    """A row of Table 2."""
+
+    input: str
+    operator: str
+    t: int | None
+    c: int | None
+    n: int | None
+    s: int | None
+
+
+# Sandler et al., Table 2; None is a dash, and c of the last row is k, the number of classes.
+TABLE_2 = (
+    Line("224 x 224 x 3", "conv2d", None, 32, 1, 2),
+    Line("112 x 112 x 32", "bottleneck", 1, 16, 1, 1),
+    Line("112 x 112 x 16", "bottleneck", 6, 24, 2, 2),
+    Line("56 x 56 x 24", "bottleneck", 6, 32, 3, 2),
+    Line("28 x 28 x 32", "bottleneck", 6, 64, 4, 2),
+    Line("14 x 14 x 64", "bottleneck", 6, 96, 3, 1),
+    Line("14 x 14 x 96", "bottleneck", 6, 160, 3, 2),
+    Line("7 x 7 x 160", "bottleneck", 6, 320, 1, 1),
+    Line("7 x 7 x 320", "conv2d 1x1", None, 1280, 1, 1),
+    Line("7 x 7 x 1280", "avgpool 7x7", None, None, 1, None),
+    Line("1 x 1 x 1280", "conv2d 1x1", None, None, None, None),
+)
