@@ -97,6 +97,10 @@ def test_standard_input_is_read_and_drawn(model: Path, picture: Path, tmp_path: 
         (["evaluate", "MODEL", "--data", "nowhere"], "no such folder"),
         (["export", "MODEL", "--to", "onx"], "did you mean 'onnx'"),
         (["check", "nowhere"], "no such folder"),
+        (["describe", "mobilnet_v2"], "did you mean 'mobilenet_v2'"),
+        (["describe", "resnet_101", "--width", "2"], "has no width to choose"),
+        (["describe", "cifar10", "--output-stride", "8"], "a model's own"),
+        (["paper", "tabel1"], "did you mean 'table1'"),
     ],
 )
 def test_errors_of_the_user_are_one_line_and_code_2(
@@ -179,3 +183,14 @@ def test_training_without_torch_names_the_extra(tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert "pip install 'mobilenetv2[train]'" in done.stderr
+
+
+def test_a_figure_is_printed_and_drawn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, out, err = run(capsys, monkeypatch, "paper", "figure5", "--out", tmp_path / "figures", "--json")
+    assert code == 0
+    rows = json.loads(out)["rows"]
+    assert len(rows) == 22
+    assert err == f"picture: {tmp_path / 'figures/figure5.png'}\n"
+    assert (tmp_path / "figures/figure5.png").read_bytes().startswith(b"\x89PNG")

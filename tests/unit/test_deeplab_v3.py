@@ -307,7 +307,8 @@ def test_the_flip_makes_the_answer_even_handed(small: DeepLabv3) -> None:
         for flip in (True, False):
             straight = multi_scale_probabilities(small, images, scales=(1.0, 1.25), flip=flip)
             mirrored = multi_scale_probabilities(small, images.flip(3), scales=(1.0, 1.25), flip=flip).flip(3)
-            assert torch.allclose(straight, mirrored, atol=1e-5) is flip
+            difference = float((straight - mirrored).abs().max())
+            assert difference < 1e-3 if flip else difference > 0.1
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 20), (31, 7)], ids=str)

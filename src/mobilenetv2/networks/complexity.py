@@ -20,22 +20,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Shape = tuple[int, ...]
 
-# By the name of torch's operator. What an engine does while it writes or reads the tensor:
-FOLDED = {
-    "relu": "ReLU",
-    "hardtanh": "ReLU6",
-    "leaky_relu": "leaky ReLU",
-    "native_batch_norm": "",
-    "_native_batch_norm_legit_no_training": "",
-    "constant_pad_nd": "",
-    "native_dropout": "",
-    "dropout": "",
-    "detach": "",
-    "alias": "",
-    # A copy into another layout, such as channels last. A channel shuffle is one too, and is counted as none.
-    "clone": "",
-    "_to_copy": "",
-}
+# By the name of torch's operator.
+ACTIVATIONS = {"relu": "ReLU", "hardtanh": "ReLU6", "leaky_relu": "leaky ReLU"}
+BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
+# What an engine does while it writes or reads the tensor. A copy into another layout, such as channels last, is
+# none of its operators; a channel shuffle is one too, and is counted as none.
+FOLDED = (
+    *ACTIVATIONS,
+    *BATCH_NORMS,
+    "constant_pad_nd",
+    "native_dropout",
+    "dropout",
+    "detach",
+    "alias",
+    "clone",
+    "_to_copy",
+)
 NAMES = {
     "max_pool2d_with_indices": "max pool",
     "avg_pool2d": "average pool",
@@ -214,7 +214,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._keys[_storage(tensor)]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        answer = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.removesuffix("_")
+        answer = self._answer(name, func, args, kwargs or {})
         given = [tensor for tensor in _tensors(args) if tensor.device.type == "meta"]
         output = next(iter(_tensors(answer)), None)
         if output is None:
@@ -223,13 +224,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sources = [tensor for tensor in given if _storage(tensor) in self._keys]
         if not sources:  # Arithmetic on parameters, or a fresh constant: no activation yet.
             return answer
-        name = func.overloadpacket.__name__.removesuffix("_")
         read = sum(self._parameters.pop(_storage(tensor), 0) for tensor in given)
         if name in FOLDED:
             self._fold(name, sources[0], output, read)
         elif _storage(output) not in self._keys or func._schema.is_mutable:  # otherwise it is a view
             self._append(name, args, sources, output, read)
         return answer
+
+    @staticmethod
+    def _answer(name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """What torch would answer; for what changes no shape without taking it apart first, which is slow."""
+        if name in BATCH_NORMS:
+            return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
+        if name in ACTIVATIONS:
+            return args[0] if func._schema.is_mutable else torch.empty_like(args[0])
+        return func(*args, **kwargs)
 
     def _fold(self, name: str, source: Tensor, output: Tensor, parameters: int) -> None:
         key = self.key(source)
@@ -245,7 +254,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         of_norm = parameters if "batch_norm" in name else 0
         self.operators[place] = replace(
             writer,
-            activation=FOLDED[name] or writer.activation,
+            activation=ACTIVATIONS.get(name, writer.activation),
             parameters=writer.parameters + parameters,
             batch_norm_parameters=writer.batch_norm_parameters + of_norm,
         )

@@ -6,6 +6,7 @@ The networks stand on torch's `meta` device, where shapes are known and nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache, partial
 from typing import cast
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from mobilenetv2.architecture import NUMERICS, BlockPlan
 from mobilenetv2.networks.complexity import Complexity, Operator, Shape, block_path, trace
-from mobilenetv2.networks.deeplab_v3 import EVALUATION_SCALES, evaluation_madds
+from mobilenetv2.networks.deeplab_v3 import EVALUATION_SCALES, evaluation_madds, scaled_size_hw, space_to_batch_madds
 from mobilenetv2.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
 from mobilenetv2.networks.yolo_v2 import YOLOv2
 from mobilenetv2.networks.zoo import ZOO, build
@@ -194,8 +195,11 @@ def table3() -> Table:
                 paper=paper_max,
                 ours=largest,
                 decimals=1,
-                footnote="The stem's 48 channels at 112 x 112; the paper counts 32 and takes them for saved by Sec. "
-                "5.1."
+                footnote="The printed maximum is the row at 28 pixels, below the 800 printed at 112: it takes the "
+                "first layer "
+                f"for saved by Sec. 5.1, as that row does not. The real network needs "
+                f"{widest[28] * 28**2 * BYTES / 1000:.0f} kB "
+                "with that and the number here without."
                 if key == "shufflenet"
                 else None,
             )
@@ -204,7 +208,11 @@ def table3() -> Table:
         name="table3",
         title="Table 3: widest tensor at each size, 16-bit activations",
         rows=tuple(rows),
-        notes=("kB are 1000 bytes; the paper prints them rounded, as Kb.",),
+        notes=(
+            "kB are 1000 bytes, which the paper prints as Kb, and mostly cut off. MobileNetV2's 1280 channels at 7 x "
+            "7 are in "
+            "no row: the last convolution is taken together with the pooling that follows it.",
+        ),
     )
 
 
@@ -392,6 +400,12 @@ def table6() -> Table:
 
 def table7() -> Table:
     """DeepLabv3 at 513, 21 classes."""
+    odd = _with_rates(on_meta(partial(build, "deeplab_v3_mobilenet_v1_aspp", output_stride=8)), (12, 18, 24))
+    other_rates = (
+        "The other rows at output stride 8 are those of a pyramid with rates 12, 24 and 36, twice those at 16, as "
+        "DeepLabv3 "
+        f"says. This one would be, with rates 12, 18 and 24: {odd / BILLION:.1f} B."
+    )
     backbones = {"MobileNetV1": "mobilenet_v1", "MobileNetV2*": "mobilenet_v2", "ResNet-101": "resnet_101"}
     rows = []
     for line in published.TABLE_7:
@@ -422,6 +436,7 @@ def table7() -> Table:
                 paper=line.madds_b,
                 ours=madds / BILLION,
                 decimals=3,
+                footnote=other_rates if line.network == "MobileNetV1" and line.multi_scale_flip else None,
             ),
             Row(
                 network=title,
@@ -445,8 +460,19 @@ def table7() -> Table:
 
 
 def _unpadded(network: nn.Module, side: int, scales: Iterable[float], flip: bool) -> int:
-    sides = [int((side - 1) * scale + 1) for scale in scales]
-    return sum(trace(network, (side, side)).madds for side in sides) * (2 if flip else 1)
+    passes = sum(trace(network, scaled_size_hw((side, side), scale)).madds for scale in scales)
+    return passes * (2 if flip else 1)
+
+
+def _with_rates(network: nn.Module, rates: tuple[int, ...]) -> int:
+    """Multiply-adds of multi-scale evaluation with flip, had the pyramid other rates: they decide the padding."""
+    of_pyramid = {f"head.atrous.{index}.conv": rate for index, rate in enumerate(rates)}
+    side, total = ZOO["deeplab_v3_mobilenet_v1_aspp"].resolution, 0
+    for scale in EVALUATION_SCALES:
+        complexity = trace(network, scaled_size_hw((side, side), scale))
+        operators = tuple(replace(o, dilation=of_pyramid.get(o.path, o.dilation)) for o in complexity.operators)
+        total += 2 * space_to_batch_madds(replace(complexity, operators=operators))
+    return total
 
 
 def _madds(operators: Iterable[Operator]) -> int:
