@@ -128,13 +128,14 @@ def describe(
         architecture = replace(card.architecture)
         with torch.device("meta"):
             network: nn.Module = MobileNetV2(architecture)
-        side, source = resolution or card.preprocessing.size_hw[0], f"{architecture.name}, {len(card.labels)} classes"
+        side = card.preprocessing.size_hw[0] if resolution is None else resolution
+        source = f"{architecture.name}, {len(card.labels)} classes"
         width, output_stride = architecture.width, architecture.output_stride
     else:
         with torch.device("meta"):
             network = build(name, width=width, output_stride=output_stride)
         entry = ZOO[name]
-        side, source = resolution or entry.resolution, entry.source
+        side, source = entry.resolution if resolution is None else resolution, entry.source
         if "width" in entry.options:
             width = 1.0 if width is None else width
     if not 1 <= side <= 8192:

@@ -38,7 +38,7 @@ def test_one_step_lowers_the_loss_on_a_fixed_batch(name: str) -> None:
     before.backward()  # type: ignore[no-untyped-call]
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     assert all(parameter.grad is not None for parameter in trained), "a parameter that the answer does not depend on"
-    torch.optim.SGD(trained, lr=1e-4).step()
+    torch.optim.SGD(trained, lr=1e-5).step()
     with torch.no_grad():
         assert loss() < before
 

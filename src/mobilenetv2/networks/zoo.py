@@ -124,7 +124,7 @@ ZOO: dict[str, Entry] = {
             task="segment",
             build=partial(deeplab_v3, backbone, aspp=aspp),
             resolution=513,
-            smallest=33,
+            smallest=65,
             options=("output_stride",) if backbone == "resnet_101" else _SCALABLE,
             source=f"{_CHEN}; {_SANDLER}, Sec. 6.3",
         )
