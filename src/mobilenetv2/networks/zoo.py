@@ -31,8 +31,8 @@ class Entry:
     """One network.
 
     build: makes it with random weights, and takes those of `options` as keyword arguments.
-    resolution: side of the paper's input in pixels. smallest: side that it can still take, for quick tests;
-        every multiple of it is possible too.
+    resolution: side of the paper's input in pixels. smallest: side at which one step of training still
+        lowers the loss of four pictures; below it, batch norm has too few values in the last maps.
     source: where it comes from.
     """
 
@@ -79,7 +79,11 @@ ZOO: dict[str, Entry] = {
         task="classify", build=NASNetAMobile, resolution=224, source="Zoph et al., CVPR 2018, 4 @ 1056"
     ),
     "resnet_101": Entry(
-        task="classify", build=torchvision.models.resnet101, resolution=224, source="He et al., CVPR 2016; torchvision"
+        task="classify",
+        build=torchvision.models.resnet101,
+        resolution=224,
+        smallest=128,
+        source="He et al., CVPR 2016; torchvision",
     ),
     "vgg_16": Entry(
         task="classify", build=torchvision.models.vgg16, resolution=224, source="Simonyan, Zisserman, 2015; torchvision"
