@@ -125,7 +125,7 @@ def describe(
         if width is not None or output_stride is not None:
             raise UserError(f"{name}: width and output stride are a model's own; leave them out")
         card = load_model_file(find_model(name)).card
-        architecture = replace(card.architecture)
+        architecture = card.architecture
         with torch.device("meta"):
             network: nn.Module = MobileNetV2(architecture)
         side = card.preprocessing.size_hw[0] if resolution is None else resolution

@@ -23,8 +23,7 @@ Shape = tuple[int, ...]
 # By the name of torch's operator.
 ACTIVATIONS = {"relu": "ReLU", "hardtanh": "ReLU6", "leaky_relu": "leaky ReLU"}
 BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit_no_training")
-# What an engine does while it writes or reads the tensor. A copy into another layout, such as channels last, is
-# none of its operators; a channel shuffle is one too, and is counted as none.
+# What an engine does while it writes or reads the tensor; a copy into another layout, such as channels last, too.
 FOLDED = (
     *ACTIVATIONS,
     *BATCH_NORMS,

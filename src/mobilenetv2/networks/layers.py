@@ -60,12 +60,17 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pads_by_size:
-            kernel, stride, dilation = self.conv.kernel_size[0], self.conv.stride[0], self.conv.dilation[0]
-            top, bottom = same_padding(x.shape[2], kernel, stride, dilation)
-            left, right = same_padding(x.shape[3], kernel, stride, dilation)
-            x = F.pad(x, (left, right, top, bottom))
+            x = pad_same(x, self.conv)
         activated: Tensor = self.activation(self.norm(self.conv(x)))
         return activated
+
+
+def pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The zeros of TensorFlow's SAME around a map, for a convolution that pads nothing itself."""
+    kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
+    top, bottom = same_padding(x.shape[2], kernel, stride, dilation)
+    left, right = same_padding(x.shape[3], kernel, stride, dilation)
+    return F.pad(x, (left, right, top, bottom))
 
 
 def initialize(network: nn.Module, numerics_name: str) -> None:

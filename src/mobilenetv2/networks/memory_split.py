@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mobilenetv2.architecture import same_padding
-from mobilenetv2.networks.layers import ConvNorm
+from mobilenetv2.networks.complexity import trace
+from mobilenetv2.networks.layers import ConvNorm, pad_same
 from mobilenetv2.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
 
 
@@ -92,10 +92,7 @@ def _part(layer: ConvNorm, x: Tensor, channels: slice) -> Tensor:
     conv = layer.conv
     padding = cast(tuple[int, int], conv.padding)
     if layer.pads_by_size:
-        kernel, stride, dilation = conv.kernel_size[0], conv.stride[0], conv.dilation[0]
-        top, bottom = same_padding(x.shape[2], kernel, stride, dilation)
-        left, right = same_padding(x.shape[3], kernel, stride, dilation)
-        x = F.pad(x, (left, right, top, bottom))
+        x = pad_same(x, conv)
     weight = conv.weight[channels]
     groups = 1 if conv.groups == 1 else len(weight)
     y = F.conv2d(x, weight, None, cast(Any, conv.stride), padding, cast(Any, conv.dilation), groups)
@@ -174,8 +171,6 @@ def measure_split_memory(
 
     paths: of blocks, such as "stages.1.blocks.0". size_hw: of the network's input in pixels.
     """
-    from mobilenetv2.networks.complexity import trace
-
     whole = trace(network, size_hw)
     rows = []
     for path in paths:

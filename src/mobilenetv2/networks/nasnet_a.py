@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import NUMERICS, Numerics, same_padding
-from mobilenetv2.networks.layers import ConvNorm, initialize
+from mobilenetv2.architecture import NUMERICS, Numerics
+from mobilenetv2.networks.layers import ConvNorm, initialize, pad_same
 from mobilenetv2.networks.pooling import AveragePool, MaxPool
 
 Operation = Literal["separable 3x3", "separable 5x5", "separable 7x7", "average pool 3x3", "max pool 3x3", "identity"]
@@ -122,7 +122,6 @@ class SeparableConvolution(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int, numerics: Numerics) -> None:
         super().__init__()
-        self.kernel, self.stride = kernel, stride
         self.pads_by_size = numerics.padding == "same" and stride > 1
         padding = 0 if self.pads_by_size else kernel // 2
         self.filter = nn.Conv2d(in_channels, in_channels, kernel, stride, padding, groups=in_channels, bias=False)
@@ -131,9 +130,7 @@ class SeparableConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
         if self.pads_by_size:
-            top, bottom = same_padding(x.shape[2], self.kernel, self.stride, 1)
-            left, right = same_padding(x.shape[3], self.kernel, self.stride, 1)
-            x = F.pad(x, (left, right, top, bottom))
+            x = pad_same(x, self.filter)
         mixed: Tensor = self.mix(self.filter(x))
         return mixed
 

@@ -1,12 +1,11 @@
-"""Tables 1 to 7: every number of ours is counted on the live network, beside the one that is printed.
+"""Tables 1 to 4, the network and classification: ours is counted on the live network, beside what is printed.
 
 The networks stand on torch's `meta` device, where shapes are known and nothing is computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from functools import cache, partial
 from typing import cast
 
@@ -14,15 +13,22 @@ import torch
 from torch import nn
 
 from mobilenetv2.architecture import NUMERICS, BlockPlan
-from mobilenetv2.networks.complexity import Complexity, Operator, Shape, block_path, trace
-from mobilenetv2.networks.deeplab_v3 import EVALUATION_SCALES, evaluation_madds, scaled_size_hw, space_to_batch_madds
+from mobilenetv2.networks.complexity import Complexity, Shape, block_path, trace
 from mobilenetv2.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
-from mobilenetv2.networks.yolo_v2 import YOLOv2
 from mobilenetv2.networks.zoo import ZOO, build
 from mobilenetv2.paper import published
 from mobilenetv2.paper.table import Row, Table, Value
 
-MILLION, BILLION = 1e6, 1e9
+MILLION = 1e6
+# The paper's names -> the zoo's, and a width.
+CLASSIFIERS: dict[str, tuple[str, float | None]] = {
+    "MobileNetV1": ("mobilenet_v1", None),
+    "ShuffleNet (1.5)": ("shufflenet_v1", 1.5),
+    "ShuffleNet (x2)": ("shufflenet_v1", 2.0),
+    "NASNet-A": ("nasnet_a_mobile", None),
+    "MobileNetV2": ("mobilenet_v2", None),
+    "MobileNetV2 (1.4)": ("mobilenet_v2", 1.4),
+}
 BYTES = 2  # of an activation in Table 3: 16 bits
 
 
@@ -32,9 +38,9 @@ def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 @cache
-def counted(name: str, width: float | None = None, resolution: int | None = None) -> Complexity:
-    """A network of the zoo, counted at the paper's input unless another is given."""
-    side = resolution or ZOO[name].resolution
+def counted(name: str, width: float | None = None) -> Complexity:
+    """A network of the zoo, counted at the paper's input."""
+    side = ZOO[name].resolution
     return trace(on_meta(lambda: build(name, width=width)), (side, side))
 
 
@@ -142,16 +148,15 @@ def table3() -> Table:
             "v2",
             v2,
             "The paper prints the channels of the next stage at 56, 28 and 14 pixels, and their kilobytes. The "
-            "network has "
-            "fewer. Bottlenecks count as one operator, the first convolution and the pooling with their neighbours.",
+            "network has fewer. Bottlenecks count as one operator, the first convolution and the pooling with their "
+            "neighbours.",
         ),
         (
             "ShuffleNet 2x, g=3",
             "shufflenet",
             shuffle,
             "The printed channels, and the kilobytes with them, are of a narrower network: 2x with 3 groups has 48, "
-            "480, "
-            "960 and 1920. Between its units nothing is saved, since the shortcuts need the wide tensors.",
+            "480, 960 and 1920. Between its units nothing is saved, since the shortcuts need the wide tensors.",
         ),
     )
     rows = []
@@ -196,10 +201,8 @@ def table3() -> Table:
                 ours=largest,
                 decimals=1,
                 footnote="The printed maximum is the row at 28 pixels, below the 800 printed at 112: it takes the "
-                "first layer "
-                f"for saved by Sec. 5.1, as that row does not. The real network needs "
-                f"{widest[28] * 28**2 * BYTES / 1000:.0f} kB "
-                "with that and the number here without."
+                "first layer for saved by Sec. 5.1, as that row does not. The real network needs "
+                f"{widest[28] * 28**2 * BYTES / 1000:.0f} kB with that and the number here without."
                 if key == "shufflenet"
                 else None,
             )
@@ -210,8 +213,7 @@ def table3() -> Table:
         rows=tuple(rows),
         notes=(
             "kB are 1000 bytes, which the paper prints as Kb, and mostly cut off. MobileNetV2's 1280 channels at 7 x "
-            "7 are in "
-            "no row: the last convolution is taken together with the pooling that follows it.",
+            "7 are in no row: the last convolution is taken together with the pooling that follows it.",
         ),
     )
 
@@ -230,14 +232,6 @@ def widest_by_size(complexity: Complexity) -> dict[int, int]:
 
 def table4() -> Table:
     """ImageNet classifiers at 224."""
-    networks: dict[str, tuple[str, float | None]] = {
-        "MobileNetV1": ("mobilenet_v1", None),
-        "ShuffleNet (1.5)": ("shufflenet_v1", 1.5),
-        "ShuffleNet (x2)": ("shufflenet_v1", 2.0),
-        "NASNet-A": ("nasnet_a_mobile", None),
-        "MobileNetV2": ("mobilenet_v2", None),
-        "MobileNetV2 (1.4)": ("mobilenet_v2", 1.4),
-    }
     v1, wide = counted("mobilenet_v1"), counted("mobilenet_v2", 1.4)
     footnotes = {
         ("MobileNetV1", "multiply-adds (M)"): "Its own paper prints 569 M, which is what it has "
@@ -251,7 +245,7 @@ def table4() -> Table:
     }
     rows = []
     for line in published.TABLE_4:
-        complexity = counted(*networks[line.network])
+        complexity = counted(*CLASSIFIERS[line.network])
         for quantity, paper, ours in (
             ("parameters (M)", line.parameters_m, complexity.parameters_without_batch_norm),
             ("multiply-adds (M)", line.madds_m, complexity.madds),
@@ -272,211 +266,9 @@ def table4() -> Table:
         rows=tuple(rows),
         notes=(
             "Convolutions and the classifier; parameters without batch norm. NASNet-A without the auxiliary head, "
-            "which "
-            "serves training only. For the CPU column see `mobilenetv2 paper latency`.",
+            "which serves training only. For the CPU column see `mobilenetv2 paper latency`.",
         ),
     )
-
-
-def table5() -> Table:
-    """Detection heads on MobileNetV2 at 320, 80 classes and the background."""
-    rows = []
-    for line, name in zip(published.TABLE_5, ("ssd_mobilenet_v2", "ssdlite_mobilenet_v2"), strict=True):
-        head = counted(name).under("extras", "class_heads", "box_heads")
-        madds = _madds(head)
-        rows += [
-            Row(
-                network=line.head,
-                quantity="parameters (M)",
-                paper=line.parameters_m,
-                ours=sum(operator.parameters - operator.batch_norm_parameters for operator in head) / MILLION,
-                decimals=6,
-            ),
-            Row(
-                network=line.head,
-                quantity="multiply-adds (B)",
-                paper=line.madds_b,
-                ours=madds / BILLION,
-                decimals=4,
-                footnote=f"Counted twice in the paper: 2 x {madds / BILLION:.4f} B is its number, while SSD's is "
-                f"counted once, "
-                f"and Table 6's 0.8 B has room for {madds / BILLION:.3f} B only."
-                if line.head == "SSDLite"
-                else None,
-            ),
-        ]
-    return Table(
-        name="table5",
-        title="Table 5: detection heads on MobileNetV2 at 320, 80 classes",
-        rows=tuple(rows),
-        notes=("The prediction layers and the four extra maps, without the backbone; parameters without batch norm.",),
-    )
-
-
-def table6() -> Table:
-    """COCO detectors."""
-    networks = {
-        "SSD300": counted("ssd300"),
-        "SSD512": counted("ssd512"),
-        "YOLOv2": counted("yolo_v2"),
-        "MobileNetV1 + SSDLite": counted("ssdlite_mobilenet_v1"),
-        "MobileNetV2 + SSDLite": counted("ssdlite_mobilenet_v2"),
-    }
-    side = ZOO["yolo_v2"].resolution
-    voc = trace(on_meta(lambda: YOLOv2(num_classes=20)), (side, side))
-    uncut = trace(on_meta(lambda: YOLOv2(passthrough_channels=None)), (side, side))
-    ssd300, ssd512, yolo = networks["SSD300"], networks["SSD512"], networks["YOLOv2"]
-    same = (
-        "The paper prints one number of parameters for both SSDs, but SSD512 has one map more and with it "
-        f"{ssd512.parameters - ssd300.parameters:,} parameters more: 36.1 M is SSD512's ({ssd512.parameters:,}), and "
-        f"SSD300 "
-        f"has {ssd300.parameters:,}."
-    )
-    two = (
-        "The paper's two numbers are of two networks. 50.7 M is the released one, whose passthrough is cut to 64 "
-        f"channels, with Pascal VOC's 20 classes ({voc.parameters:,}; {yolo.parameters:,} with COCO's 80). 17.5 B is "
-        f"the one "
-        f"without that cut at {side} x {side} ({uncut.madds:,}), which would have {uncut.parameters:,} parameters."
-    )
-    footnotes = {
-        ("SSD300", "parameters (M)"): same,
-        ("SSD300", "multiply-adds (B)"): f"With 80 classes and the background it has {ssd300.madds:,}. No number of "
-        "classes, of boxes or size of input that is in use gives 35.2 B; the paper is about 0.85 B above the count "
-        "at both "
-        "sizes, which for SSD512 is within 1 %. With 91 outputs the count equals what torchvision publishes for its "
-        "SSD300.",
-        ("YOLOv2", "parameters (M)"): two,
-        ("YOLOv2", "multiply-adds (B)"): two,
-    }
-    rows = []
-    for line in published.TABLE_6:
-        complexity = networks[line.network]
-        mobile = "MobileNet" in line.network
-        for quantity, paper, ours in (
-            (
-                "parameters (M)",
-                line.parameters_m,
-                complexity.parameters_without_batch_norm if mobile else complexity.parameters,
-            ),
-            ("multiply-adds (B)", line.madds_b, complexity.madds),
-        ):
-            rows.append(
-                Row(
-                    network=line.network,
-                    quantity=quantity,
-                    paper=paper,
-                    ours=ours / (MILLION if "param" in quantity else BILLION),
-                    decimals=3,
-                    footnote=footnotes.get((line.network, quantity)),
-                )
-            )
-        if line.network == "YOLOv2":
-            rows += [
-                Row(
-                    network="YOLOv2, 20 classes",
-                    quantity="parameters (M)",
-                    paper=line.parameters_m,
-                    ours=voc.parameters / MILLION,
-                    decimals=3,
-                ),
-                Row(
-                    network="YOLOv2, passthrough uncut",
-                    quantity="multiply-adds (B)",
-                    paper=line.madds_b,
-                    ours=uncut.madds / BILLION,
-                    decimals=3,
-                ),
-            ]
-    return Table(
-        name="table6",
-        title="Table 6: COCO detectors",
-        rows=tuple(rows),
-        notes=(
-            f"80 classes; YOLOv2 at {side}, SSDLite at 320. Parameters of the MobileNets without batch norm, of the "
-            "others with it. For the CPU column see `mobilenetv2 paper latency`.",
-        ),
-    )
-
-
-def table7() -> Table:
-    """DeepLabv3 at 513, 21 classes."""
-    odd = _with_rates(on_meta(partial(build, "deeplab_v3_mobilenet_v1_aspp", output_stride=8)), (12, 18, 24))
-    other_rates = (
-        "The other rows at output stride 8 are those of a pyramid with rates 12, 24 and 36, twice those at 16, as "
-        "DeepLabv3 "
-        f"says. This one would be, with rates 12, 18 and 24: {odd / BILLION:.1f} B."
-    )
-    backbones = {"MobileNetV1": "mobilenet_v1", "MobileNetV2*": "mobilenet_v2", "ResNet-101": "resnet_101"}
-    rows = []
-    for line in published.TABLE_7:
-        name = f"deeplab_v3_{backbones[line.network]}{'_aspp' if line.aspp else ''}"
-        network = on_meta(partial(build, name, output_stride=line.output_stride))
-        scales = EVALUATION_SCALES if line.multi_scale_flip else (1.0,)
-        side = ZOO[name].resolution
-        madds = evaluation_madds(network, (side, side), scales=scales, flip=line.multi_scale_flip)
-        plain = trace(network, (side, side))
-        title = ", ".join(
-            [
-                f"{line.network}, OS {line.output_stride}",
-                *(["ASPP"] if line.aspp else []),
-                *(["MF"] if line.multi_scale_flip else []),
-            ]
-        )
-        rows += [
-            Row(
-                network=title,
-                quantity="parameters (M)",
-                paper=line.parameters_m,
-                ours=plain.parameters / MILLION,
-                decimals=3,
-            ),
-            Row(
-                network=title,
-                quantity="multiply-adds (B)",
-                paper=line.madds_b,
-                ours=madds / BILLION,
-                decimals=3,
-                footnote=other_rates if line.network == "MobileNetV1" and line.multi_scale_flip else None,
-            ),
-            Row(
-                network=title,
-                quantity="the same, without padding (B)",
-                paper=None,
-                ours=_unpadded(network, side, scales, line.multi_scale_flip) / BILLION,
-                decimals=3,
-            ),
-        ]
-    return Table(
-        name="table7",
-        title="Table 7: DeepLabv3 at 513 x 513",
-        rows=tuple(rows),
-        notes=(
-            "The paper's multiply-adds are TensorFlow's of that time, which pads the map of a dilated convolution to a "
-            "multiple of its rate and computes the padding too (33 x 33 costs 36 x 36 at rates 6, 12 and 18). "
-            "MF: six scales and the mirrored picture. ResNet-101 is DeepLab's, whose first layer is three 3x3 "
-            "convolutions.",
-        ),
-    )
-
-
-def _unpadded(network: nn.Module, side: int, scales: Iterable[float], flip: bool) -> int:
-    passes = sum(trace(network, scaled_size_hw((side, side), scale)).madds for scale in scales)
-    return passes * (2 if flip else 1)
-
-
-def _with_rates(network: nn.Module, rates: tuple[int, ...]) -> int:
-    """Multiply-adds of multi-scale evaluation with flip, had the pyramid other rates: they decide the padding."""
-    of_pyramid = {f"head.atrous.{index}.conv": rate for index, rate in enumerate(rates)}
-    side, total = ZOO["deeplab_v3_mobilenet_v1_aspp"].resolution, 0
-    for scale in EVALUATION_SCALES:
-        complexity = trace(network, scaled_size_hw((side, side), scale))
-        operators = tuple(replace(o, dilation=of_pyramid.get(o.path, o.dilation)) for o in complexity.operators)
-        total += 2 * space_to_batch_madds(replace(complexity, operators=operators))
-    return total
-
-
-def _madds(operators: Iterable[Operator]) -> int:
-    return sum(operator.madds for operator in operators)
 
 
 def _map(side: int, channels: int) -> str:
