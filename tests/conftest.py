@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.architecture import Architecture, parameter_shapes
-from mobilenetv2.modelfile import Card, ModelFile
+from mobilenetv2.architecture import Architecture
+from mobilenetv2.detector import Detector
+from mobilenetv2.modelfile import Card, ModelFile, tensor_shapes
+from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
 
 # One thread: the networks of the tests are too small to share, and other work may hold the second processor.
@@ -32,6 +34,23 @@ class RandomModel(Protocol):
     def __call__(self, *, preprocessing: Preprocessing, seed: int = 0, **architecture: Any) -> ModelFile: ...
 
 
+class RandomDetector(Protocol):
+    def __call__(
+        self,
+        *,
+        preprocessing: Preprocessing,
+        postprocessing: Postprocessing | None = None,
+        seed: int = 0,
+        **detector: Any,
+    ) -> ModelFile: ...
+
+
+@pytest.fixture(scope="session")
+def random_detector() -> RandomDetector:
+    """The same for detectors."""
+    return make_random_detector
+
+
 @pytest.fixture(scope="session")
 def random_model() -> RandomModel:
     """Makes model files whose batch norms and biases all matter, and whose answers are far from even."""
@@ -39,7 +58,35 @@ def random_model() -> RandomModel:
 
 
 def make_random_model(*, preprocessing: Preprocessing, seed: int = 0, **architecture: Any) -> ModelFile:
+    """Options are those of `Architecture`."""
     record = Architecture(**{"width": 0.35, "num_classes": 10, **architecture})
+    card = Card(
+        name="random", task="classify", architecture=record, labels=_labels(record), preprocessing=preprocessing
+    )
+    return _random(card, seed)
+
+
+def make_random_detector(
+    *, preprocessing: Preprocessing, postprocessing: Postprocessing | None = None, seed: int = 0, **detector: Any
+) -> ModelFile:
+    """Options are those of `Detector`."""
+    record = Detector(**{"width": 0.1, "num_classes": 3, **detector})
+    card = Card(
+        name="random",
+        task="detect",
+        architecture=record,
+        labels=_labels(record),
+        preprocessing=preprocessing,
+        postprocessing=postprocessing or Postprocessing(),
+    )
+    return _random(card, seed)
+
+
+def _labels(record: Architecture | Detector) -> tuple[str, ...]:
+    return tuple(f"class {index}" for index in range(record.num_classes))
+
+
+def _random(card: Card, seed: int) -> ModelFile:
     random = np.random.default_rng(seed)
 
     def values(name: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -51,10 +98,8 @@ def make_random_model(*, preprocessing: Preprocessing, seed: int = 0, **architec
         scale = 20.0 if name.startswith("classifier") else 1.4
         return random.normal(0, scale / np.sqrt(np.prod(shape[1:])), shape)
 
-    tensors = {name: values(name, shape).astype(np.float32) for name, shape in parameter_shapes(record)}
-    labels = tuple(f"class {index}" for index in range(record.num_classes))
-    card = Card(name="random", task="classify", architecture=record, labels=labels, preprocessing=preprocessing)
-    return ModelFile(card=card, tensors=tensors)
+    shapes = tensor_shapes(card.architecture)
+    return ModelFile(card=card, tensors={name: values(name, shape).astype(np.float32) for name, shape in shapes})
 
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 170, 60), "red": (200, 50, 40)}

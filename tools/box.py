@@ -32,8 +32,9 @@ def main() -> None:
     # Half precision first: what is measured is what is shipped.
     replace(model, card=card).save(path, half=True)
     evaluation = evaluate(load(path), options.data)
-    replace(model, card=replace(card, metrics=evaluation.card_metrics())).save(path, half=True)
-    print(f"{path}: top-1 {evaluation.top1:.4f} on {evaluation.images} pictures, {path.stat().st_size / 1e6:.1f} MB")
+    card = evaluation.completed(card)
+    replace(model, card=card).save(path, half=True)
+    print(f"{path}: {card.metrics}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -15,25 +15,29 @@ from mobilenetv2.runtime.predictor import DEFAULT_MODEL, find_model, load
 if TYPE_CHECKING:
     from mobilenetv2.data.diagnosis import Diagnosis
     from mobilenetv2.description import Description
-    from mobilenetv2.evaluation import Evaluation
+    from mobilenetv2.evaluation import AnyEvaluation
     from mobilenetv2.export.onnx import ExportReport
     from mobilenetv2.paper.page import Exhibit
-    from mobilenetv2.predictions import Classification
+    from mobilenetv2.predictions import Prediction
     from mobilenetv2.weights.catalogue import ModelRow
 
 EXPORT_TARGETS = ("onnx",)
 
 
 def predict(
-    *sources: str | PathLike[str], model: str | PathLike[str] = DEFAULT_MODEL, threads: int | None = None
-) -> Iterator[Classification | ImageError]:
+    *sources: str | PathLike[str],
+    model: str | PathLike[str] = DEFAULT_MODEL,
+    threads: int | None = None,
+    score_threshold: float | None = None,
+) -> Iterator[Prediction | ImageError]:
     """The answer for every picture of paths, folders, globs, addresses and '-' (stdin), one after another.
 
+    score_threshold: of a detector, 0..1; None for the model's own.
     A picture that cannot be read yields its ImageError, and the others go on. For single pictures in
     memory use `mobilenetv2.load(model).predict(...)`.
     Raises UserError if there are no pictures, ModelFileError for the model.
     """
-    predictor = load(model, threads=threads)
+    predictor = load(model, threads=threads, score_threshold=score_threshold)
     for source in expand_sources([str(source) for source in sources]):
         try:
             yield predictor.predict(source)
@@ -57,10 +61,11 @@ def train(
 ) -> Path:
     """Train on a folder or `.zip` of pictures, or go on with a stopped run; returns the run's folder.
 
-    out: the run's folder, by default the first free `runs/classify-N`. name: of the model, by default the
-    data's. recipe, settings: see `mobilenetv2.training.recipes.Recipe`; settings are "name=value".
+    task: "classify", of pictures in a folder for each class, or "detect", of boxes in COCO, Pascal VOC or YOLO form.
+    out: the run's folder, by default the first free `runs/TASK-N`. name: of the model, by default the
+    data's. recipe, settings: see `mobilenetv2.training.recipes`; settings are "name=value".
     weights: a file of pretrained weights, instead of fetching them. skip_bad: go on without pictures that
-    cannot be decoded. resume: the folder of a run; it knows everything else.
+    cannot be decoded and boxes that cannot be right. resume: the folder of a run; it knows everything else.
     The folder ends with `model.safetensors`, `metrics.jsonl`, `evaluation.json` and `report.html`; the model's card
     holds what the runtime measures on the validation pictures.
     Raises UserError, also when stopped by Ctrl-C (everything is saved).
@@ -82,7 +87,7 @@ def train(
     else:
         if data is None:
             raise UserError("training needs --data DIR, or --resume RUN to go on with a stopped one")
-        chosen = resolve(recipe, settings, width=width, resolution=resolution)
+        chosen = resolve(task, recipe, settings, width=width, resolution=resolution)
         run = runs.Run(
             task=task,
             data=str(Path(data).absolute()),
@@ -103,7 +108,7 @@ def evaluate(
     split: str | None = None,
     threads: int | None = None,
     skip_bad: bool = False,
-) -> Evaluation:
+) -> AnyEvaluation:
     """Measure a model on labelled pictures, through the runtime that `predict` uses.
 
     split: by default `val`, or the only split there is. Raises UserError.

@@ -3,14 +3,15 @@
 Everything here is plain Python. The torch modules, the graph builder of the runtime and the check of a
 model file all read the same plan, so they cannot disagree about a shape.
 
-Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, Table 2;
-rounding and dilation rules from TF-Slim, since the paper gives none.
+Sources: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, Table 2;
+Howard et al., "MobileNets", 2017, arXiv 1704.04861, Table 1; rounding and dilation rules from TF-Slim, since the
+papers give none.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -26,6 +27,13 @@ class Stage(NamedTuple):
     stride: int  # s
 
 
+class Separable(NamedTuple):
+    """Two rows of MobileNetV1's Table 1: a depthwise convolution and the 1x1 that mixes its channels."""
+
+    channels: int  # before the width multiplier
+    stride: int
+
+
 STEM_CHANNELS = 32
 MOBILENET_V2 = (
     #     t    c   n  s     input at 224
@@ -38,6 +46,22 @@ MOBILENET_V2 = (
     Stage(6, 320, 1, 1),  # 7 x 7 x 160
 )
 LAST_CHANNELS = 1280
+
+MOBILENET_V1 = (
+    Separable(64, 1),  # 112 x 112 x 32 at 224
+    Separable(128, 2),
+    Separable(128, 1),  # 56 x 56 x 128
+    Separable(256, 2),
+    Separable(256, 1),  # 28 x 28 x 256
+    Separable(512, 2),
+    *(Separable(512, 1),) * 5,  # 14 x 14 x 512
+    Separable(1024, 2),
+    Separable(1024, 1),  # 7 x 7 x 1024
+)
+STRIDE_16_BLOCKS = 11  # of MobileNetV1: the blocks up to the last one before the fifth stride
+
+# The convolution at stride 16 that detection reads: the expansion of TF-Slim's layer 15 (Sec. 6.2).
+TAPS = {"mobilenet_v2": "stages.5.blocks.0.expand", "mobilenet_v1": f"blocks.{STRIDE_16_BLOCKS - 1}.mix"}
 
 OUTPUT_STRIDES = (32, 16, 8)
 
@@ -69,7 +93,8 @@ NUMERICS = {
 class Architecture:
     """Everything that decides the shape and the arithmetic of a classifier; part of the model card.
 
-    width: multiplier of every layer's channels, except that the last convolution never falls below 1280
+    name: "mobilenet_v2" or "mobilenet_v1"; the latter has neither `depth` nor `scale_ends` to choose.
+    width: multiplier of every layer's channels, except that MobileNetV2's last convolution never falls below 1280
         (Sec. 4).
     depth: multiplier of the repeats `n` (1.0 in the paper; timm's `110d` and `120d` use 1.2 and 1.4).
     scale_ends: whether `width` reaches the stem and the last convolution, and `depth` the first and the
@@ -88,12 +113,14 @@ class Architecture:
     numerics: str = "torch"
 
     def __post_init__(self) -> None:
-        if self.name != "mobilenet_v2":
-            raise UserError(f"architecture {self.name!r} is not known; it can be 'mobilenet_v2'")
+        if self.name not in TAPS:
+            raise UserError(f"architecture {self.name!r} is not known; it can be {' or '.join(map(repr, TAPS))}")
         for option in ("width", "depth"):
             value = getattr(self, option)
             if not isinstance(value, int | float) or not 0 < value <= 16:
                 raise UserError(f"{option} {value!r} is out of range; give a number above 0, at most 16, such as 1.0")
+        if self.name == "mobilenet_v1" and (self.depth != 1 or not self.scale_ends):
+            raise UserError("depth and scale_ends are options of mobilenet_v2 alone; leave them out for mobilenet_v1")
         if self.output_stride not in OUTPUT_STRIDES:
             raise UserError(f"output stride {self.output_stride!r} is not possible; it can be 32, 16 or 8")
         if not isinstance(self.num_classes, int) or not 1 <= self.num_classes <= 1_000_000:
@@ -127,7 +154,7 @@ class BlockPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A whole network: stem, stages of blocks (one per row of Table 2), last convolution."""
+    """A whole MobileNetV2: stem, stages of blocks (one per row of Table 2), last convolution."""
 
     stem_channels: int
     stages: tuple[tuple[BlockPlan, ...], ...]
@@ -138,30 +165,58 @@ class Plan:
         return (block for stage in self.stages for block in stage)
 
 
+class SeparablePlan(NamedTuple):
+    """One block of MobileNetV1: a depthwise 3x3 with that stride and dilation, then a 1x1."""
+
+    in_channels: int
+    out_channels: int
+    stride: int
+    dilation: int
+
+
 def round_channels(channels: float, divisor: int = 8) -> int:
     """TF-Slim's rule: the nearest multiple of `divisor`, but never more than 10 % below `channels`."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def plan_network(architecture: Architecture, stages: tuple[Stage, ...] = MOBILENET_V2) -> Plan:
-    """Work out every block's channels, stride and dilation.
+def plan_strides(strides: Iterable[int], output_stride: int) -> Iterator[tuple[int, int]]:
+    """Stride and dilation of each block behind the stem, from the strides of the table (TF-Slim).
 
-    Dilation follows TF-Slim: once the output stride is reached, a block that loses its stride keeps the
-    rate of those before it, and the blocks after it take the rate multiplied by the lost stride.
+    Once the output stride is reached, a block that loses its stride keeps the dilation of those before it, and the
+    blocks after it take the dilation multiplied by the lost stride.
     """
+    reached, dilation = 2, 1
+    for wanted in strides:
+        stride = wanted if reached * wanted <= output_stride else 1
+        yield stride, dilation
+        reached *= stride
+        dilation *= wanted // stride
+
+
+def plan_network(architecture: Architecture, stages: tuple[Stage, ...] = MOBILENET_V2) -> Plan:
+    """Every block's channels, stride and dilation of a MobileNetV2. Raises ValueError for another network."""
+    if architecture.name != "mobilenet_v2":
+        raise ValueError(f"this is the plan of mobilenet_v2, not of {architecture.name}")
     width, depth = architecture.width, architecture.depth
     stem = round_channels(STEM_CHANNELS * width) if architecture.scale_ends else STEM_CHANNELS
+    repeats = [
+        stage.repeats
+        if index in (0, len(stages) - 1) and not architecture.scale_ends
+        else math.ceil(stage.repeats * depth)
+        for index, stage in enumerate(stages)
+    ]
+    wanted = (
+        row.stride if repeat == 0 else 1 for row, count in zip(stages, repeats, strict=True) for repeat in range(count)
+    )
+    strides = plan_strides(wanted, architecture.output_stride)
     planned: list[tuple[BlockPlan, ...]] = []
-    in_channels, reached_stride, dilation = stem, 2, 1
-    for index, stage in enumerate(stages):
-        is_end = index in (0, len(stages) - 1)
-        repeats = stage.repeats if is_end and not architecture.scale_ends else math.ceil(stage.repeats * depth)
+    in_channels = stem
+    for stage, count in zip(stages, repeats, strict=True):
         out_channels = round_channels(stage.channels * width)
         blocks: list[BlockPlan] = []
-        for repeat in range(repeats):
-            wanted = stage.stride if repeat == 0 else 1
-            stride = wanted if reached_stride * wanted <= architecture.output_stride else 1
+        for _ in range(count):
+            stride, dilation = next(strides)
             blocks.append(
                 BlockPlan(
                     in_channels=in_channels,
@@ -172,14 +227,27 @@ def plan_network(architecture: Architecture, stages: tuple[Stage, ...] = MOBILEN
                     dilation=dilation,
                 )
             )
-            reached_stride *= stride
-            dilation *= wanted // stride
             in_channels = out_channels
         planned.append(tuple(blocks))
     last = LAST_CHANNELS
     if width > 1 and architecture.scale_ends:
         last = round_channels(LAST_CHANNELS * width)
     return Plan(stem_channels=stem, stages=tuple(planned), last_channels=last)
+
+
+def plan_mobilenet_v1(architecture: Architecture) -> tuple[SeparablePlan, ...]:
+    """Every block of a MobileNetV1; the stem has the first one's input channels. Raises ValueError for another network.
+
+    Channels are cut down to whole numbers, and at least 8 (TF-Slim).
+    """
+    if architecture.name != "mobilenet_v1":
+        raise ValueError(f"this is the plan of mobilenet_v1, not of {architecture.name}")
+    channels = [max(8, int(c * architecture.width)) for c in (STEM_CHANNELS, *(row.channels for row in MOBILENET_V1))]
+    strides = plan_strides((row.stride for row in MOBILENET_V1), architecture.output_stride)
+    return tuple(
+        SeparablePlan(in_channels, out_channels, stride, dilation)
+        for in_channels, out_channels, (stride, dilation) in zip(channels, channels[1:], strides, strict=False)
+    )
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -193,61 +261,136 @@ class ParameterShape(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Convolution(NamedTuple):
+    """A convolution with what follows it: batch norm or a bias, perhaps a shortcut, perhaps ReLU6.
+
+    name: of the torch module. shortcut: the convolution whose result is added to this one's.
+    """
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    dilation: int = 1
+    depthwise: bool = False
+    has_norm: bool = True
+    has_relu6: bool = True
+    shortcut: str | None = None
+
+    @property
+    def shapes(self) -> list[ParameterShape]:
+        """Name and shape of its tensors; the kernel is (out, in / groups, height, width)."""
+        kernel = (self.out_channels, 1 if self.depthwise else self.in_channels, self.kernel, self.kernel)
+        if not self.has_norm:
+            return [ParameterShape(f"{self.name}.weight", kernel), ParameterShape(f"{self.name}.bias", kernel[:1])]
+        norm = (f"{self.name}.norm.{part}" for part in ("weight", "bias", "running_mean", "running_var"))
+        return [
+            ParameterShape(f"{self.name}.conv.weight", kernel),
+            *(ParameterShape(name, kernel[:1]) for name in norm),
+        ]
+
+    def under(self, module: str) -> Convolution:
+        """The same as a part of that module."""
+        shortcut = f"{module}.{self.shortcut}" if self.shortcut else None
+        return self._replace(name=f"{module}.{self.name}", shortcut=shortcut)
+
+    def out_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the result; a stride halves them, rounding up."""
+        return -(-size_hw[0] // self.stride), -(-size_hw[1] // self.stride)
+
+    def multiply_adds(self, size_hw: tuple[int, int]) -> int:
+        """For one map of that height and width."""
+        per_pixel = self.kernel**2 * self.out_channels * (1 if self.depthwise else self.in_channels)
+        return math.prod(self.out_size(size_hw)) * per_pixel
+
+
+def trunk(architecture: Architecture) -> list[Convolution]:
+    """Every convolution in the order of computation, each on the result of the one before it."""
+    if architecture.name == "mobilenet_v1":
+        return _mobilenet_v1(plan_mobilenet_v1(architecture))
+    return _mobilenet_v2(plan_network(architecture))
+
+
+def _mobilenet_v2(plan: Plan) -> list[Convolution]:
+    convolutions = [Convolution("stem", 3, plan.stem_channels, kernel=3, stride=2)]
+    for s, stage in enumerate(plan.stages):
+        for b, block in enumerate(stage):
+            prefix, inner, before = f"stages.{s}.blocks.{b}", block.expanded_channels, convolutions[-1].name
+            if block.expands:
+                convolutions.append(Convolution(f"{prefix}.expand", block.in_channels, inner))
+            convolutions.append(_depthwise(f"{prefix}.filter", inner, block.stride, block.dilation))
+            convolutions.append(
+                Convolution(
+                    f"{prefix}.project",
+                    inner,
+                    block.out_channels,
+                    has_relu6=False,
+                    shortcut=before if block.has_shortcut else None,
+                )
+            )
+    return [*convolutions, Convolution("last", convolutions[-1].out_channels, plan.last_channels)]
+
+
+def _mobilenet_v1(plan: tuple[SeparablePlan, ...]) -> list[Convolution]:
+    convolutions = [Convolution("stem", 3, plan[0].in_channels, kernel=3, stride=2)]
+    for index, block in enumerate(plan):
+        convolutions.append(_depthwise(f"blocks.{index}.filter", block.in_channels, block.stride, block.dilation))
+        convolutions.append(Convolution(f"blocks.{index}.mix", block.in_channels, block.out_channels))
+    return convolutions
+
+
+def _depthwise(name: str, channels: int, stride: int, dilation: int) -> Convolution:
+    return Convolution(name, channels, channels, kernel=3, stride=stride, dilation=dilation, depthwise=True)
+
+
+def tap_channels(architecture: Architecture) -> tuple[int, int]:
+    """Channels of the two maps that detection reads: the one of `TAPS` at stride 16, and the last."""
+    convolutions = trunk(architecture)
+    at_stride_16 = next(each for each in convolutions if each.name == TAPS[architecture.name])
+    return at_stride_16.out_channels, convolutions[-1].out_channels
+
+
+def trunk_shapes(architecture: Architecture) -> list[ParameterShape]:
+    """`parameter_shapes` without the classifier: what other tasks build on."""
+    return [shape for convolution in trunk(architecture) for shape in convolution.shapes]
+
+
 def parameter_shapes(architecture: Architecture) -> list[ParameterShape]:
-    """Name and shape of every tensor of a model file, in the order of computation.
+    """Name and shape of every tensor of a classifier's model file, in the order of computation.
 
     Convolutions are (out, in / groups, height, width); the classifier is (classes, features).
     """
-    plan = plan_network(architecture)
-    shapes: list[ParameterShape] = []
-
-    def conv_norm(name: str, out_channels: int, in_channels: int, kernel: int) -> None:
-        shapes.append(ParameterShape(f"{name}.conv.weight", (out_channels, in_channels, kernel, kernel)))
-        shapes.extend(
-            ParameterShape(f"{name}.norm.{part}", (out_channels,))
-            for part in ("weight", "bias", "running_mean", "running_var")
-        )
-
-    conv_norm("stem", plan.stem_channels, 3, 3)
-    for s, stage in enumerate(plan.stages):
-        for b, block in enumerate(stage):
-            prefix = f"stages.{s}.blocks.{b}"
-            if block.expands:
-                conv_norm(f"{prefix}.expand", block.expanded_channels, block.in_channels, 1)
-            conv_norm(f"{prefix}.filter", block.expanded_channels, 1, 3)
-            conv_norm(f"{prefix}.project", block.out_channels, block.expanded_channels, 1)
-    conv_norm("last", plan.last_channels, plan.stages[-1][-1].out_channels, 1)
-    shapes.append(ParameterShape("classifier.weight", (architecture.num_classes, plan.last_channels)))
-    shapes.append(ParameterShape("classifier.bias", (architecture.num_classes,)))
-    return shapes
+    classes, features = architecture.num_classes, trunk(architecture)[-1].out_channels
+    return [
+        *trunk_shapes(architecture),
+        ParameterShape("classifier.weight", (classes, features)),
+        ParameterShape("classifier.bias", (classes,)),
+    ]
 
 
-def parameters(architecture: Architecture, *, batch_norm: bool = True) -> int:
-    """Trained numbers: kernels, the classifier and, with `batch_norm`, gamma and beta (not the running statistics)."""
+def count_parameters(shapes: Iterable[ParameterShape], *, batch_norm: bool = True) -> int:
+    """Trained numbers: kernels, biases and, with `batch_norm`, gamma and beta (not the running statistics)."""
     return sum(
-        math.prod(shape)
-        for name, shape in parameter_shapes(architecture)
-        if ".running_" not in name and (batch_norm or ".norm." not in name)
+        math.prod(shape) for name, shape in shapes if ".running_" not in name and (batch_norm or ".norm." not in name)
     )
 
 
+def parameters(architecture: Architecture, *, batch_norm: bool = True) -> int:
+    """`count_parameters` of a whole classifier."""
+    return count_parameters(parameter_shapes(architecture), batch_norm=batch_norm)
+
+
+def count_multiply_adds(convolutions: Iterable[Convolution], size_hw: tuple[int, int]) -> int:
+    """Multiplications of convolutions in a row for one map of that height and width; batch norm is not counted."""
+    total = 0
+    for convolution in convolutions:
+        total += convolution.multiply_adds(size_hw)
+        size_hw = convolution.out_size(size_hw)
+    return total
+
+
 def multiply_adds(architecture: Architecture, size_hw: tuple[int, int]) -> int:
-    """Multiplications of all convolutions and the classifier for one picture; batch norm is not counted.
-
-    size_hw: height and width of the input in pixels; a stride halves them, rounding up.
-    """
-    plan = plan_network(architecture)
-
-    def strided(size_hw: tuple[int, int], stride: int) -> tuple[int, int]:
-        return -(-size_hw[0] // stride), -(-size_hw[1] // stride)
-
-    size_hw = strided(size_hw, 2)
-    total = math.prod(size_hw) * 3 * 9 * plan.stem_channels
-    for block in plan.blocks:
-        inner = block.expanded_channels
-        if block.expands:
-            total += math.prod(size_hw) * block.in_channels * inner
-        size_hw = strided(size_hw, block.stride)
-        total += math.prod(size_hw) * inner * (9 + block.out_channels)
-    total += math.prod(size_hw) * plan.stages[-1][-1].out_channels * plan.last_channels
-    return total + plan.last_channels * architecture.num_classes
+    """`count_multiply_adds` of a whole classifier for one picture of that height and width in pixels."""
+    convolutions = trunk(architecture)
+    return count_multiply_adds(convolutions, size_hw) + convolutions[-1].out_channels * architecture.num_classes

@@ -7,11 +7,14 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from mobilenetv2.errors import ImageError, UserError
+
+if TYPE_CHECKING:
+    from mobilenetv2.predictions import Prediction
 
 app = typer.Typer(
     name="mobilenetv2",
@@ -22,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one, with a folder for each class.")]
+Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one: class folders, COCO, VOC or YOLO.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all processors by default.")]
 
@@ -71,18 +74,26 @@ def predict(
     ] = "cifar10",
     as_json: AsJson = False,
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture with its labels here.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="How many classes a classifier names.")] = 5,
+    threshold: Annotated[
+        float | None, typer.Option(help="Show boxes from this score on, 0 to 1; the model's own by default.")
+    ] = None,
+    coco: Annotated[Path | None, typer.Option(metavar="FILE", help="Write boxes as COCO results to this file.")] = None,
     threads: Threads = None,
 ) -> None:
-    """Say what pictures show."""
+    """Say what pictures show, and where."""
     from dataclasses import replace
 
+    from mobilenetv2.predictions import Detections
     from mobilenetv2.runtime.images import STDIN, Source, expand_sources, read_stdin
     from mobilenetv2.runtime.predictor import load
 
-    predictor = load(model, threads=threads)
+    predictor = load(model, threads=threads, score_threshold=threshold)
+    if coco is not None and predictor.card.task != "detect":
+        raise UserError(f"--coco {coco}: {model} finds no boxes; give a detector by --model")
     failed, taken = False, set[str]()
-    for source in expand_sources(sources):
+    results: list[dict[str, object]] = []
+    for number, source in enumerate(expand_sources(sources), 1):
         try:
             # What comes from a pipe can be read only once.
             picture: Source = read_stdin() if source == STDIN else source
@@ -91,37 +102,62 @@ def predict(
             print(f"mobilenetv2: {error}", file=sys.stderr)
             failed = True
             continue
+        if isinstance(answer, Detections):
+            # In the order of the pictures, from 1; the name tells which.
+            results += [{**result, "file_name": source} for result in answer.to_coco(number)]
         if as_json:
-            print(json.dumps(answer.to_dict(top), ensure_ascii=False), flush=True)
+            values = answer.to_dict() if isinstance(answer, Detections) else answer.to_dict(top)
+            print(json.dumps(values, ensure_ascii=False), flush=True)
         else:
-            named = ", ".join(f"{label.name} {label.score:.1%}" for label in answer.top(top))
-            print(f"{answer.source}: {named}", flush=True)
+            print(f"{answer.source}: {_in_words(answer, top)}", flush=True)
         if save is not None:
             from mobilenetv2.runtime.draw import save_drawing
 
             save_drawing(picture, answer, save, taken)
+    if coco is not None:
+        from mobilenetv2.files import write_aside
+
+        write_aside(coco, (json.dumps(results, ensure_ascii=False) + "\n").encode())
     if failed:
         raise typer.Exit(2)
 
 
+def _in_words(answer: Prediction, top: int) -> str:
+    from mobilenetv2.predictions import Classification
+
+    if isinstance(answer, Classification):
+        return ", ".join(f"{label.name} {label.score:.1%}" for label in answer.top(top))
+    boxes = [
+        f"{box.name} {box.score:.1%} at {', '.join(f'{edge:.0f}' for edge in box.box_xyxy)}" for box in answer.boxes
+    ]
+    return "; ".join(boxes) or "nothing"
+
+
 @app.command()
 def train(
-    task: Annotated[str, typer.Argument(help="classify")] = "classify",
-    data: Annotated[Path | None, typer.Option(help="A folder, or a .zip of one, with a folder for each class.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/classify-N by default.")
+    task: Annotated[str, typer.Argument(help="classify or detect.")] = "classify",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A folder, or a .zip of one: class folders to classify; COCO, VOC or YOLO to detect."),
     ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/TASK-N by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; the data's by default.")] = None,
-    recipe: Annotated[str, typer.Option(help="transfer, small or paper.")] = "transfer",
+    recipe: Annotated[str, typer.Option(help="transfer or paper; to classify, small too.")] = "transfer",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option.")
     ] = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
     resolution: Annotated[int | None, typer.Option(help="Input size in pixels.")] = None,
+    anchors: Annotated[
+        str | None, typer.Option(help="Of a detector: tf, or fit for sizes fitted to the training boxes.")
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Pretrained weights, instead of fetching them.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without pictures that cannot be read.")] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Go on without pictures that cannot be read and boxes that cannot be right."),
+    ] = False,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run.")] = None,
 ) -> None:
     """Train on your own pictures."""
@@ -133,7 +169,7 @@ def train(
         out=out,
         name=name,
         recipe=recipe,
-        settings=settings or [],
+        settings=[*(settings or []), *([f"anchors={anchors}"] if anchors else [])],
         width=width,
         resolution=resolution,
         weights=weights,
@@ -151,7 +187,8 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="train, val or test; val, or the only one, by default.")] = None,
     as_json: AsJson = False,
     save: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write evaluation.json and confusion.png here.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write evaluation.json and plots here; of a detector COCO results too."),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without pictures that cannot be read.")] = False,
     threads: Threads = None,
@@ -163,12 +200,18 @@ def evaluate(
     evaluation = api.evaluate(model, data, split=split, threads=threads, skip_bad=skip_bad)
     print(json.dumps(evaluation.to_dict(), ensure_ascii=False) if as_json else evaluation.to_text())
     if save is not None:
+        from mobilenetv2.evaluation import DetectionEvaluation
         from mobilenetv2.files import write_aside
-        from mobilenetv2.plots import confusion_png
+        from mobilenetv2.plots import confusion_png, pr_curves_png
 
         save.mkdir(parents=True, exist_ok=True)
         write_aside(save / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
-        write_aside(save / "confusion.png", confusion_png(evaluation))
+        if isinstance(evaluation, DetectionEvaluation):
+            write_aside(save / "curves.png", pr_curves_png(evaluation))
+            results = json.dumps(evaluation.to_coco_results(), ensure_ascii=False)
+            write_aside(save / "detections.json", (results + "\n").encode())
+        else:
+            write_aside(save / "confusion.png", confusion_png(evaluation))
     _say(f"{evaluation.images} pictures in {time.monotonic() - began:.1f} s")
 
 

@@ -1,7 +1,8 @@
-"""Everything once, on 1,797 real hand-written digits: check, train, evaluate, export, predict, look.
+"""Everything once: hand-written digits are classified, generated shapes are detected.
 
-The pictures come with scikit-learn (E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits,
-1998; 8 x 8 pixels), and the training starts from the model in the box, so nothing is downloaded.
+Check, train, evaluate, export, predict, look. The 1,797 digits are real and come with scikit-learn (E. Alpaydin,
+C. Kaynak: Optical Recognition of Handwritten Digits, 1998; 8 x 8 pixels). Both trainings start from the model in
+the box, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import numpy as np
 from PIL import Image
 
 from mobilenetv2 import api
+from mobilenetv2.data.shapes import write_shapes
 from mobilenetv2.errors import ImageError, MissingExtraError, UserError
+from mobilenetv2.evaluation import DetectionEvaluation, Evaluation
+from mobilenetv2.predictions import Classification, Detections
+from mobilenetv2.runtime.draw import save_drawing
 
 MARK = "demo.txt"
-SETTINGS = (
+DIGITS = (
     "pretrained=cifar10",
     "resolution=64",
     "epochs=3",
@@ -31,41 +36,102 @@ SETTINGS = (
     "label_smoothing=0",
     "dropout=0.1",
 )
+SHAPES = (
+    "pretrained=cifar10",
+    "resolution=160",
+    "freeze_stages=3",
+    "epochs=10",
+    "measure_every=5",
+    "warmup_epochs=0.5",
+    "batch_size=8",
+    "learning_rate=0.001",
+    "head_learning_rate=0.003",
+    "ema_decay=0.97",
+    "class_loss=quality",
+    "anchors_per_box=4",
+    "flip_vertical=0.5",  # shapes have no up and down
+    "photometric=0",
+)
+SHAPES_TO_TRAIN, SHAPES_TO_VALIDATE = 240, 48
 
 
 def run_demo(out: Path) -> None:
-    """Leave pictures, a run, a model, an ONNX file and a report page below `out`; says what it does on stderr.
+    """Leave pictures, runs, models, ONNX files, drawings and report pages below `out`; says what it does on stderr.
 
     Raises UserError if `out` holds something that no demo has made.
     """
     began = time.monotonic()
     _make_room(out)
+    pages = [_classify(out), _detect(out)]
+    _say(f"\ndone in {time.monotonic() - began:.0f} s; look at")
+    for page in pages:
+        print(page)
+
+
+def _classify(out: Path) -> Path:
+    """Digits, from pictures to a page; returns its path."""
     digits = out / "digits"
-    _step("1/5", f"write scikit-learn's hand-written digits to {digits}")
+    _step("1/10", f"write scikit-learn's hand-written digits to {digits}")
     count = _write_digits(digits)
     diagnosis = api.check(digits)
-    _say(f"      {count} pictures; check finds {len(diagnosis.findings)} things to mention")
+    _say(f"       {count} pictures; check finds {len(diagnosis.findings)} things to mention")
 
-    _step("2/5", "train on nine tenths of them, from the model in the box")
-    run = api.train("classify", data=digits, out=out / "run", name="digits", recipe="small", settings=SETTINGS)
+    _step("2/10", "train a classifier on nine tenths of them, from the model in the box")
+    run = api.train("classify", data=digits, out=out / "digits-run", name="digits", recipe="small", settings=DIGITS)
     model = run / "model.safetensors"
 
-    _step("3/5", "evaluate the model file on the pictures it was not trained on")
+    _step("3/10", "evaluate the model file on the pictures it was not trained on")
     evaluation = api.evaluate(model, digits)
-    _say(f"      top-1 {evaluation.top1:.2%} of {evaluation.images} pictures")
+    assert isinstance(evaluation, Evaluation)
+    _say(f"       top-1 {evaluation.top1:.2%} of {evaluation.images} pictures")
 
-    _step("4/5", "export it to ONNX, and prove that it answers the same")
+    _step("4/10", "export it to ONNX, and prove that it answers the same")
     report = api.export(model, to="onnx", out=out / "digits.onnx", pictures=[digits / "7"])
-    _say(f"      {report.to_text()}")
+    _say(f"       {report.to_text()}")
 
-    _step("5/5", "predict one picture of each class with the exported file")
+    _step("5/10", "predict one picture of each class with the exported file")
     for answer in api.predict(*(sorted((digits / str(digit)).iterdir())[0] for digit in range(10)), model=report.path):
         if isinstance(answer, ImageError):
             raise answer
+        assert isinstance(answer, Classification)
         place = Path(answer.source)
-        _say(f"      {place.parent.name}/{place.name}: {answer.best.name} {answer.best.score:.1%}")
-    _say(f"\ndone in {time.monotonic() - began:.0f} s; look at {run / 'report.html'}")
-    print(run / "report.html")
+        _say(f"       {place.parent.name}/{place.name}: {answer.best.name} {answer.best.score:.1%}")
+    return run / "report.html"
+
+
+def _detect(out: Path) -> Path:
+    """Shapes, from pictures to a page; returns its path."""
+    shapes = out / "shapes"
+    _step("6/10", f"draw coloured shapes on textured grounds, with their boxes, to {shapes}")
+    write_shapes(shapes, train=SHAPES_TO_TRAIN, val=SHAPES_TO_VALIDATE)
+    diagnosis = api.check(shapes)
+    assert diagnosis.boxes is not None
+    _say(f"       {diagnosis.images} pictures, {sum(diagnosis.boxes.values())} boxes")
+
+    _step("7/10", "train a detector on them, from the backbone of the model in the box")
+    run = api.train("detect", data=shapes, out=out / "shapes-run", name="shapes", settings=SHAPES)
+    model = run / "model.safetensors"
+
+    _step("8/10", "evaluate the model file on the pictures it was not trained on")
+    evaluation = api.evaluate(model, shapes)
+    assert isinstance(evaluation, DetectionEvaluation)
+    metrics = evaluation.metrics
+    _say(f"       AP {metrics.AP:.1%}, AP50 {metrics.AP50:.1%} of {evaluation.boxes} boxes")
+
+    _step("9/10", "export it to ONNX with its suppression, and prove that it finds the same")
+    pictures = sorted((shapes / "images/val").iterdir())[:8]
+    report = api.export(model, to="onnx", out=out / "shapes.onnx", pictures=pictures)
+    _say(f"       {report.to_text()}")
+
+    _step("10/10", f"draw what the exported file finds, to {out / 'shapes-found'}")
+    taken = set[str]()
+    for answer in api.predict(*pictures, model=report.path):
+        if isinstance(answer, ImageError):
+            raise answer
+        assert isinstance(answer, Detections)
+        save_drawing(answer.source, answer, out / "shapes-found", taken)
+        _say(f"       {Path(answer.source).name}: {', '.join(box.name for box in answer.boxes) or 'nothing'}")
+    return run / "report.html"
 
 
 def _make_room(out: Path) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from mobilenetv2.detector import Detector
 from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.networks.complexity import Complexity, Operator, Shape, block_path, trace
-from mobilenetv2.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
+from mobilenetv2.networks.mobilenet_v2 import InvertedResidual
+from mobilenetv2.networks.mobilenets import build_mobilenet
+from mobilenetv2.networks.ssd import build_detector
 from mobilenetv2.networks.zoo import ZOO, build
 from mobilenetv2.runtime.predictor import find_model, models_in_the_box
 
@@ -125,12 +128,15 @@ def describe(
         if width is not None or output_stride is not None:
             raise UserError(f"{name}: width and output stride are a model's own; leave them out")
         card = load_model_file(find_model(name)).card
-        architecture = card.architecture
+        architecture, kind = card.architecture, card.architecture.name
         with torch.device("meta"):
-            network: nn.Module = MobileNetV2(architecture)
+            if isinstance(architecture, Detector):
+                network: nn.Module = build_detector(architecture)
+                kind += f" on {architecture.backbone}"
+            else:
+                network, output_stride = build_mobilenet(architecture), architecture.output_stride
         side = card.preprocessing.size_hw[0] if resolution is None else resolution
-        source = f"{architecture.name}, {len(card.labels)} classes"
-        width, output_stride = architecture.width, architecture.output_stride
+        source, width = f"{kind}, {len(card.labels)} classes", architecture.width
     else:
         with torch.device("meta"):
             network = build(name, width=width, output_stride=output_stride)

@@ -13,33 +13,43 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from mobilenetv2.architecture import Architecture, parameter_shapes
+from mobilenetv2.architecture import Architecture, ParameterShape, count_parameters, parameter_shapes
+from mobilenetv2.detector import Detector, detector_shapes
 from mobilenetv2.errors import ModelFileError, UserError, did_you_mean
 from mobilenetv2.files import reason, write_aside
+from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
 
 Tensors = dict[str, NDArray[Any]]
 
 FORMAT = 1
 CARD_KEY = "mobilenetv2_card"
-TASKS = ("classify",)
+TASKS = ("classify", "detect")
 MAX_HEADER_BYTES = 16 * 2**20
+
+
+def tensor_shapes(architecture: Architecture | Detector) -> list[ParameterShape]:
+    """Name and shape of every tensor of a model file, in the order of the torch module."""
+    return detector_shapes(architecture) if isinstance(architecture, Detector) else parameter_shapes(architecture)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a model is, what it needs and what it reached; JSON in the metadata of the model file.
 
-    labels: class names in the order of the outputs.
+    architecture: a `Detector` where the task is "detect".
+    labels: class names in the order of the outputs; of a detector without the background.
+    postprocessing: of a detector alone, and always there.
     metrics: shares 0..1 by name, with "data" naming what they were measured on.
     training: how the weights came to be; plain values.
     """
 
     name: str
     task: str
-    architecture: Architecture
+    architecture: Architecture | Detector
     labels: tuple[str, ...]
     preprocessing: Preprocessing
+    postprocessing: Postprocessing | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
     description: str = ""
@@ -47,12 +57,44 @@ class Card:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise UserError(f"task {self.task!r} is not known; it can be {', '.join(TASKS)}")
+            raise UserError(f"task {self.task!r} is not known; it can be {' or '.join(map(repr, TASKS))}")
+        detects = self.task == "detect"
+        if isinstance(self.architecture, Detector) is not detects:
+            raise UserError(f"task {self.task!r} cannot have {self.architecture.name!r} as its network")
+        if (self.postprocessing is not None) is not detects:
+            raise UserError(f"task {self.task!r} {'needs' if detects else 'has no'} postprocessing")
+        if detects and self.preprocessing.resize != "stretch":
+            # Boxes are shares of the whole picture.
+            raise UserError(
+                f"resize {self.preprocessing.resize!r} is not possible for task 'detect'; it needs 'stretch'"
+            )
         if len(self.labels) != self.architecture.num_classes:
             raise UserError(f"{len(self.labels)} labels, but the network has {self.architecture.num_classes} outputs")
 
+    @property
+    def classifier(self) -> Architecture:
+        """The network of a classifier. Raises UserError if the model does something else."""
+        if isinstance(self.architecture, Detector):
+            raise UserError(f"model {self.name!r} is for task {self.task!r}, not 'classify'")
+        return self.architecture
+
+    @property
+    def detection(self) -> tuple[Detector, Postprocessing]:
+        """The network of a detector and what follows it. Raises UserError if the model does something else."""
+        if not isinstance(self.architecture, Detector) or self.postprocessing is None:
+            raise UserError(f"model {self.name!r} is for task {self.task!r}, not 'detect'")
+        return self.architecture, self.postprocessing
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers, with those of batch norm."""
+        return count_parameters(tensor_shapes(self.architecture))
+
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, allow_nan=False)
+        values = asdict(self)
+        if self.postprocessing is None:
+            del values["postprocessing"]  # which older versions do not know
+        return json.dumps({"format": FORMAT, **values}, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> Card:
@@ -72,12 +114,15 @@ class Card:
                 "pip install --upgrade mobilenetv2"
             )
         try:
-            values["architecture"] = _record(Architecture, values["architecture"])
+            kind = Detector if values["task"] == "detect" else Architecture
+            values["architecture"] = _record(kind, values["architecture"])
             values["preprocessing"] = _record(Preprocessing, values["preprocessing"])
+            if values.get("postprocessing") is not None:
+                values["postprocessing"] = _record(Postprocessing, values["postprocessing"])
             card: Card = _record(cls, values)
         except KeyError as error:
             raise ModelFileError(f"{source}: its model card lacks {error}") from error
-        except (TypeError, ValueError, UserError) as error:
+        except (TypeError, ValueError, RecursionError, UserError) as error:
             raise ModelFileError(f"{source}: its model card is not valid: {error}") from error
         if not all(isinstance(label, str) for label in card.labels):
             raise ModelFileError(f"{source}: its model card has labels that are not text")
@@ -86,11 +131,18 @@ class Card:
 
 def _record(kind: type[Any], values: dict[str, Any]) -> Any:
     """Build a record from JSON: lists become tuples, and unknown or missing keys are errors."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{kind.__name__} is not a JSON object")
     known = {f.name for f in fields(kind)}
     for key in values:
         if key not in known:
             raise ValueError(f"{kind.__name__} has no {key!r}{did_you_mean(key, known)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    return kind(**{key: _frozen(value) for key, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """Lists inside lists as tuples inside tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,7 +187,7 @@ def parse_model_file(content: bytes, *, source: str) -> ModelFile:
         raise ModelFileError(f"{source}: damaged or cut off ({error})") from error
     _check_tensors(tensors, card.architecture, source=source)
     return ModelFile(
-        card=card, tensors={name: tensors[name].astype(np.float32) for name, _ in parameter_shapes(card.architecture)}
+        card=card, tensors={name: tensors[name].astype(np.float32) for name, _ in tensor_shapes(card.architecture)}
     )
 
 
@@ -156,8 +208,8 @@ def _card_text(content: bytes, source: str) -> str:
     return text
 
 
-def _check_tensors(tensors: Tensors, architecture: Architecture, *, source: str) -> None:
-    expected = dict(parameter_shapes(architecture))
+def _check_tensors(tensors: Tensors, architecture: Architecture | Detector, *, source: str) -> None:
+    expected = dict(tensor_shapes(architecture))
     for name, shape in expected.items():
         if name not in tensors:
             raise ModelFileError(f"{source}: lacks the tensor {name!r} of its architecture")

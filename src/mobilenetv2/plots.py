@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mobilenetv2.errors import MissingExtraError
-from mobilenetv2.evaluation import Evaluation
+from mobilenetv2.evaluation.classify import Evaluation
+from mobilenetv2.evaluation.detect import DetectionEvaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,27 +70,91 @@ def confusion_png(evaluation: Evaluation) -> bytes:
     return to_png(figure)
 
 
+# What each task is measured by while it trains, with its scale: the first is what the best epoch is chosen by.
+_MEASURES = {"val_top1": "top-1", "val_AP": "AP", "val_AP50": "AP50"}
+
+
 def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
-    """Loss on training and validation pictures, and top-1, by epoch; `history` is the lines of metrics.jsonl."""
+    """Loss, and what was measured on validation pictures, by epoch; `history` is the lines of metrics.jsonl.
+
+    Epochs that were not measured have no values of it.
+    """
     figure = new_figure()
     figure.set_size_inches(9, 3)
+    loss, measures = figure.subplots(1, 2)
     epochs = [line["epoch"] for line in history]
-    loss, accuracy = figure.subplots(1, 2)
-    marker = {"marker": "o", "markersize": 3} if len(epochs) <= 40 else {}
-    loss.plot(epochs, [line["loss"] for line in history], color=ORANGE, label="training", linestyle="--", **marker)
-    loss.plot(epochs, [line["val_loss"] for line in history], color=BLUE, label="validation", **marker)
-    loss.set_ylim(bottom=0)
-    _dress(loss, "Loss", "cross-entropy (nats)", epochs[-1])
-    loss.legend(frameon=False, fontsize=8, labelcolor=INK)
-    top1 = [100 * line["val_top1"] for line in history]
-    best = int(np.argmax(top1))
-    accuracy.plot(epochs, top1, color=BLUE, **marker)
-    label = f"best: {top1[best]:.2f} % in epoch {epochs[best]}"
-    accuracy.plot(
-        epochs[best], top1[best], "o", markersize=7, markerfacecolor="none", markeredgecolor=ORANGE, label=label
+    loss.plot(
+        epochs, [line["loss"] for line in history], color=ORANGE, label="training", linestyle="--", **_dots(epochs)
     )
-    _dress(accuracy, "Top-1 on the validation pictures", "right answers (%)", epochs[-1])
-    accuracy.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=INK)
+    places, values = _measured(history, "val_loss")
+    if places:
+        loss.plot(places, values, color=BLUE, label="validation", **_dots(places))
+    loss.set_ylim(bottom=0)
+    # Cross-entropy alone has a unit; a sum of losses has none.
+    _dress(loss, "Loss", "cross-entropy (nats)" if places else "loss", epochs[-1])
+    loss.legend(frameon=False, fontsize=8, labelcolor=INK)
+    colours = iter((BLUE, QUIET))
+    named = []
+    for key, name in _MEASURES.items():
+        places, values = _measured(history, key)
+        if not places:
+            continue
+        named.append(name)
+        colour, shares = next(colours), [100 * value for value in values]
+        is_first = len(named) == 1
+        label = name
+        if is_first:
+            best = int(np.argmax(shares))
+            label = f"{name}, best: {shares[best]:.2f} % in epoch {places[best]}"
+            measures.plot(places[best], shares[best], "o", markersize=7, markerfacecolor="none", markeredgecolor=ORANGE)
+        measures.plot(places, shares, color=colour, label=label, **_dots(places))
+    _dress(measures, f"{' and '.join(named)} on the validation pictures", "%", epochs[-1])
+    measures.legend(frameon=False, fontsize=8, loc="best", labelcolor=INK)
+    return to_png(figure)
+
+
+def _measured(history: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    lines = [line for line in history if key in line]
+    return [line["epoch"] for line in lines], [line[key] for line in lines]
+
+
+def _dots(epochs: Sequence[int]) -> dict[str, Any]:
+    return {"marker": "o", "markersize": 3} if len(epochs) <= 40 else {}
+
+
+# Okabe and Ito's, in an order in which neighbours differ in lightness too.
+_LINES = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")
+CURVES_DRAWN = 10
+
+
+def pr_curves_png(evaluation: DetectionEvaluation) -> bytes:
+    """Precision by recall of each class at IoU .5; the ten classes with most boxes, where there are more."""
+    figure = new_figure()
+    figure.set_size_inches(5.4, 3.8)
+    axes = figure.add_subplot()
+    rows = sorted((row for row in evaluation.metrics.per_class if row.boxes), key=lambda row: -row.boxes)[:CURVES_DRAWN]
+    names = dict(zip(evaluation.classes, _names(evaluation.classes), strict=True))
+    for number, row in enumerate(rows):
+        label = f"{names[row.name]}  {100 * (row.AP50 or 0):.1f} %"
+        style = "-" if number < len(_LINES) else "--"
+        recall, precision = row.curve.recall, row.curve.precision
+        axes.plot(100 * recall, 100 * precision, style, color=_LINES[number % len(_LINES)], linewidth=1.6, label=label)
+    axes.set_title("Precision by recall at IoU .5", fontsize=10, color=INK, loc="left")
+    axes.set_xlabel("recall: true boxes that are found (%)", color=QUIET, fontsize=9)
+    axes.set_ylabel("precision: found boxes that are true (%)", color=QUIET, fontsize=9)
+    axes.set_xlim(0, 101)
+    axes.set_ylim(0, 101)
+    axes.tick_params(length=0, labelsize=8, colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.grid(color=LINE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    if rows:
+        legend = axes.legend(
+            frameon=False, fontsize=8, labelcolor=INK, title="AP50", title_fontsize=8, loc="lower left"
+        )
+        for line in legend.get_texts():
+            line.set_parse_math(False)
     return to_png(figure)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,3 +68,95 @@ class Classification:
                 {"name": label.name, "index": label.index, "score": round(label.score, 6)} for label in self.top(top)
             ],
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One box: the class's name and place, the score, 0..1, and the edges in pixels of the original picture."""
+
+    name: str
+    index: int
+    score: float
+    box_xyxy: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections:
+    """The answer of a detector for one picture: boxes, surest first.
+
+    boxes_xyxy: (N, 4) float32, left, upper, right and lower edge in pixels of the picture after its EXIF
+        orientation, clipped to it. scores: (N,) float32, 0..1. labels: (N,) int64, places in `names`.
+    The rest as in `Classification`.
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    names: tuple[str, ...]
+    size_hw: tuple[int, int]
+    source: str
+    model: str
+    ms: Timing
+
+    task = "detect"
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def boxes(self) -> list[Detection]:
+        return [
+            Detection(
+                name=self.names[label],
+                index=int(label),
+                score=float(score),
+                box_xyxy=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+            )
+            for box, score, label in zip(self.boxes_xyxy, self.scores, self.labels, strict=True)
+        ]
+
+    def above(self, score: float) -> Detections:
+        """Only the boxes of a higher score."""
+        surer = self.scores > np.float32(score)
+        return replace(self, boxes_xyxy=self.boxes_xyxy[surer], scores=self.scores[surer], labels=self.labels[surer])
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Boxes as entries of a COCO results file; edges rounded to .01 pixel, scores to 6 digits.
+
+        image_id: COCO's number of the picture. category_ids: COCO's number of each class; from 1 if None.
+        """
+        ids = range(1, len(self.names) + 1) if category_ids is None else category_ids
+        entries = []
+        for box in self.boxes:
+            x1, y1, x2, y2 = box.box_xyxy
+            entries.append(
+                {
+                    "image_id": image_id,
+                    "category_id": ids[box.index],
+                    "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+                    "score": round(box.score, 6),
+                }
+            )
+        return entries
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `predict --json` prints them; edges rounded to .01 pixel, scores to 6 digits."""
+        return {
+            "source": self.source,
+            "task": self.task,
+            "model": self.model,
+            "size_hw": list(self.size_hw),
+            "ms": {part: round(value, 2) for part, value in asdict(self.ms).items()},
+            "detections": [
+                {
+                    "name": box.name,
+                    "index": box.index,
+                    "score": round(box.score, 6),
+                    "box_xyxy": [round(edge, 2) for edge in box.box_xyxy],
+                }
+                for box in self.boxes
+            ],
+        }
+
+
+Prediction = Classification | Detections

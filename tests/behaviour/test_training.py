@@ -16,6 +16,7 @@ import torch
 import mobilenetv2
 from conftest import QUICK, paint
 from mobilenetv2.errors import DataError, UserError
+from mobilenetv2.evaluation import Evaluation
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.training import run as runs
 from mobilenetv2.training.progress import PlainListener
@@ -40,6 +41,7 @@ def test_it_learns_and_leaves_a_whole_run(colours: Path, tmp_path: Path) -> None
     assert (run / "report.html").stat().st_size > 1000
     # The card holds what `evaluate` prints.
     evaluation = mobilenetv2.evaluate(run / "model.safetensors", colours)
+    assert isinstance(evaluation, Evaluation)
     assert round(evaluation.top1, 6) == model.card.metrics["top1"]
 
 

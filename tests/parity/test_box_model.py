@@ -12,6 +12,7 @@ import torch
 from peers import ours
 from PIL import Image
 
+from mobilenetv2.architecture import Architecture
 from mobilenetv2.export.onnx import export_onnx
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.preprocessing import preprocess
@@ -22,6 +23,7 @@ def test_the_exported_file_answers_like_the_trained_network(shared_data: Path, t
     if "cifar10" not in models_in_the_box():
         pytest.skip("needs the model in the box")
     model = load_model_file(find_model("cifar10"))
+    assert isinstance(model.card.architecture, Architecture)
     network = ours(model.card.architecture, model.tensors)
     exported = tmp_path / "cifar10.onnx"
     export_onnx(model, exported)

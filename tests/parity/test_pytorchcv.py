@@ -14,6 +14,7 @@ import torch
 from peers import pictures, randomize, relative_difference
 from torch import nn
 
+from mobilenetv2.architecture import Architecture
 from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
 from mobilenetv2.networks.nasnet_a import NASNetAMobile
 from mobilenetv2.networks.shufflenet_v1 import ShuffleNetV1
@@ -146,9 +147,10 @@ def mobilenet_name(name: str) -> str:
 @pytest.mark.parametrize("width", [1.0, 0.75, 0.5, 0.25])
 def test_mobilenet_v1(width: float) -> None:
     theirs = peer(mobilenet.get_mobilenet(width, num_classes=50), seed=2)
+    architecture = Architecture(name="mobilenet_v1", width=width, num_classes=50)
     for size_hw in ((64, 64), (97, 33)):
-        ours = MobileNetV1(width=width, num_classes=50, activation="relu")
+        ours = MobileNetV1(architecture, activation="relu")
         assert difference(ours, theirs, mobilenet_name, size_hw) <= 1e-5
     # pytorchcv's activation is the paper's; ReLU6 would show.
-    relu6 = MobileNetV1(width=width, num_classes=50, activation="relu6")
+    relu6 = MobileNetV1(architecture, activation="relu6")
     assert difference(relu6, theirs, mobilenet_name, (64, 64)) > 1e-3

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 
 from mobilenetv2.architecture import (
     Architecture,
@@ -12,9 +15,13 @@ from mobilenetv2.architecture import (
     parameters,
     plan_network,
     round_channels,
+    tap_channels,
+    trunk_shapes,
 )
 from mobilenetv2.errors import UserError
+from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
+from mobilenetv2.networks.mobilenets import build_mobilenet
 
 # width -> millions of multiply-adds by resolution: convolutions and classifier, without batch norm.
 MULTIPLY_ADDS_M = {
@@ -112,6 +119,30 @@ def test_dilation_follows_slim_at_output_stride_8() -> None:
     assert found == usual | {8: (1, 1)} | later
 
 
+@pytest.mark.parametrize(
+    ("options", "channels"),
+    [
+        ({}, (576, 1280)),
+        ({"width": 1.4}, (816, 1792)),
+        ({"width": 0.35}, (192, 1280)),
+        ({"depth": 2.0}, (576, 1280)),
+        ({"name": "mobilenet_v1"}, (512, 1024)),
+        ({"name": "mobilenet_v1", "width": 0.3}, (153, 307)),
+    ],
+)
+@pytest.mark.parametrize("size_hw", [(64, 64), (33, 97)])
+def test_what_detection_taps_is_at_stride_16(
+    options: dict[str, Any], channels: tuple[int, int], size_hw: tuple[int, int]
+) -> None:
+    architecture = Architecture(**options)
+    assert tap_channels(architecture) == channels
+    with torch.device("meta"):
+        taps = build_mobilenet(architecture).eval().taps(torch.empty(1, 3, *size_hw))
+    sizes = [[-(-side // stride) for side in size_hw] for stride in (16, 32)]
+    assert list(taps[0].shape) == [1, channels[0], *sizes[0]]
+    assert list(taps.last.shape) == [1, channels[1], *sizes[1]]
+
+
 def test_rounding_never_loses_more_than_a_tenth() -> None:
     for channels in range(1, 2000):
         rounded = round_channels(channels)
@@ -130,18 +161,31 @@ def test_rounding_never_loses_more_than_a_tenth() -> None:
         Architecture(width=0.35, depth=0.5, num_classes=3),
         Architecture(width=0.35, depth=2.0, num_classes=3),
         Architecture(width=0.35, output_stride=8, numerics="tf"),
+        Architecture(name="mobilenet_v1", num_classes=10),
+        Architecture(name="mobilenet_v1", width=0.3, num_classes=3),
+        Architecture(name="mobilenet_v1", width=0.05, num_classes=3, output_stride=8),
     ],
-    ids=lambda a: f"{a.width}-{a.depth}-{a.output_stride}",
+    ids=lambda a: f"{a.name}-{a.width}-{a.depth}-{a.output_stride}",
 )
 def test_parameter_shapes_are_those_of_the_torch_network(architecture: Architecture) -> None:
-    network = MobileNetV2(architecture)
+    network = build_mobilenet(architecture)
     theirs = [
         (name, tuple(tensor.shape))
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     ]
     assert theirs == [tuple(row) for row in parameter_shapes(architecture)]
+    assert [name for name, _ in theirs if not name.startswith("classifier.")] == [
+        name for name, _ in trunk_shapes(architecture)
+    ]
     assert parameters(architecture) == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_a_plan_is_for_its_own_network() -> None:
+    with pytest.raises(ValueError, match="not of mobilenet_v1"):
+        MobileNetV2(Architecture(name="mobilenet_v1"))
+    with pytest.raises(ValueError, match="not of mobilenet_v2"):
+        MobileNetV1(Architecture())
 
 
 @pytest.mark.parametrize(
@@ -156,6 +200,9 @@ def test_parameter_shapes_are_those_of_the_torch_network(architecture: Architect
         ({"num_classes": 2.5}, "number of classes 2.5"),
         ({"numerics": "torh"}, "did you mean 'torch'"),
         ({"name": "resnet"}, "'resnet'"),
+        ({"name": "mobilenet_v1", "depth": 1.2}, "options of mobilenet_v2 alone"),
+        ({"name": "mobilenet_v1", "scale_ends": False}, "options of mobilenet_v2 alone"),
+        ({"name": "mobilenet_v1", "output_stride": 4}, "output stride 4"),
     ],
 )
 def test_impossible_options_are_named(options: dict[str, object], words: str) -> None:

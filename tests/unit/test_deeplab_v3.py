@@ -140,7 +140,7 @@ def test_space_to_batch_costs_what_it_performs(size_hw: tuple[int, int], rate: i
 def test_what_lies_behind_the_feature_map_is_gone_and_the_rest_keeps_its_names() -> None:
     with torch.device("meta"):
         classifiers: dict[BackboneName, nn.Module] = {
-            "mobilenet_v1": MobileNetV1(),
+            "mobilenet_v1": MobileNetV1(Architecture(name="mobilenet_v1")),
             "mobilenet_v2": MobileNetV2(Architecture()),
         }
     for name, classifier in classifiers.items():

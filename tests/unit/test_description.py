@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import mobilenetv2
-from conftest import RandomModel
+from conftest import RandomDetector, RandomModel
+from mobilenetv2.detector import detector_multiply_adds
 from mobilenetv2.errors import UserError
 from mobilenetv2.preprocessing import Preprocessing
 
@@ -52,6 +53,16 @@ def test_a_model_file_is_described_as_it_is(tmp_path: Path, random_model: Random
     assert found.blocks[0].input_shape == (3, found.resolution, found.resolution)
     with pytest.raises(UserError, match="a model's own"):
         mobilenetv2.describe(str(path), width=0.5)
+
+
+def test_a_detector_is_described_as_it_is(tmp_path: Path, random_detector: RandomDetector) -> None:
+    path = tmp_path / "m.safetensors"
+    model = random_detector(preprocessing=Preprocessing(size_hw=(64, 64)), backbone="mobilenet_v1")
+    model.save(path)
+    found = mobilenetv2.describe(str(path))
+    assert (found.source, found.width, found.output_stride) == ("ssdlite on mobilenet_v1, 3 classes", 0.1, None)
+    assert found.parameters == model.card.parameters
+    assert found.madds == detector_multiply_adds(model.card.detection[0], (64, 64))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenetv2.data import doctor
+from mobilenetv2.data import doctor_pictures
 from mobilenetv2.data.diagnosis import Diagnosis, Finding
 from mobilenetv2.data.doctor import check
 from mobilenetv2.data.folder import read_image_folder
@@ -339,7 +339,7 @@ def test_names_that_are_no_text_reach_json_all_the_same(pets: Path) -> None:
 
 
 def test_of_huge_pictures_one_is_decoded_at_a_time(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "HUGE_PIXELS", 40 * 32 - 1)
+    monkeypatch.setattr(doctor_pictures, "HUGE_PIXELS", 40 * 32 - 1)
     decoding, most = 0, 0
 
     def open_one(content: bytes) -> Image.Image:
@@ -350,11 +350,11 @@ def test_of_huge_pictures_one_is_decoded_at_a_time(pets: Path, monkeypatch: pyte
         decoding -= 1
         return open_image(content)
 
-    monkeypatch.setattr(doctor, "open_image", open_one)
+    monkeypatch.setattr(doctor_pictures, "open_image", open_one)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert only(check(pets)).count == 30
     assert most == 1
-    monkeypatch.setattr(doctor, "HUGE_PIXELS", 40 * 32)
+    monkeypatch.setattr(doctor_pictures, "HUGE_PIXELS", 40 * 32)
     check(pets)
     assert most > 1
 

@@ -26,9 +26,24 @@ from conftest import RandomModel, make_random_model, paint
 from mobilenetv2.data.folder import read_image_folder
 from mobilenetv2.data.tree import Tree, decode, fingerprint
 from mobilenetv2.errors import DataError
-from mobilenetv2.evaluation import Evaluation, evaluate
+from mobilenetv2.evaluation import Evaluation
+from mobilenetv2.evaluation import evaluate as evaluate_any
+from mobilenetv2.modelfile import Card
+from mobilenetv2.predictions import Classification
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.runtime.predictor import Predictor, Scores, load
+
+
+def evaluate(predictor: Predictor, path: Path, **options: Any) -> Evaluation:
+    evaluation = evaluate_any(predictor, path, **options)
+    assert isinstance(evaluation, Evaluation)
+    return evaluation
+
+
+def classified(predictor: Predictor, path: Path) -> Classification:
+    answer = predictor.predict(path)
+    assert isinstance(answer, Classification)
+    return answer
 
 
 def evaluation_of(confusion: NDArray[np.int64], **changes: Any) -> Evaluation:
@@ -144,6 +159,9 @@ class TableScorer:
 
     def score(self, prepared: Sequence[NDArray[Any]]) -> Scores:
         return Scores(self.table[np.array(prepared)], 0.0, 0.0)
+
+    def with_card(self, card: Card) -> TableScorer:
+        return self
 
 
 def table_predictor(table: NDArray[np.float32]) -> Predictor:
@@ -264,7 +282,7 @@ def test_pictures_do_not_pile_up(
         count(1)
         return decode(tree, name)
 
-    monkeypatch.setattr("mobilenetv2.evaluation.decode", counted)
+    monkeypatch.setattr("mobilenetv2.evaluation.answers.decode", counted)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     evaluate(predictor, path, tick=lambda done: count(-done))
     assert 0 < most <= 10
@@ -278,10 +296,10 @@ def test_it_measures_what_predict_answers(tmp_path: Path, random_model: RandomMo
     evaluation = evaluate(predictor, colours, split="train")
     assert evaluation.images == 36
     for answer in (*evaluation.mistakes, *evaluation.examples):
-        best = predictor.predict(colours / answer.image).best
+        best = classified(predictor, colours / answer.image).best
         assert best.name == answer.predicted
         assert best.score == pytest.approx(answer.score, abs=1e-5)
-    said = [predictor.predict(file).best.name for file in sorted((colours / "train").rglob("*.png"))]
+    said = [classified(predictor, file).best.name for file in sorted((colours / "train").rglob("*.png"))]
     assert evaluation.confusion.sum(0).tolist() == [said.count(name) for name in predictor.card.labels]
 
 

@@ -14,15 +14,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from conftest import RandomModel
+from conftest import RandomDetector, RandomModel
 from mobilenetv2.errors import ExportError, ImageError, UserError
 from mobilenetv2.export import onnx as export
 from mobilenetv2.export.onnx import ExportReport, draw_pictures, export_onnx
+from mobilenetv2.export.parity import compare
 from mobilenetv2.modelfile import ModelFile
+from mobilenetv2.postprocessing import Postprocessing, Scores
+from mobilenetv2.predictions import Classification, Detections
 from mobilenetv2.preprocessing import Interpolation, Preprocessing, Resize
 from mobilenetv2.runtime.engine import PictureEngine
 from mobilenetv2.runtime.graph import picture_graph
-from mobilenetv2.runtime.predictor import load
+from mobilenetv2.runtime.predictor import load, predictor_of
 
 Drawn = list[NDArray[np.uint8]]
 SIZES = ((1, 1), (1, 77), (5, 3), (64, 64), (65, 64), (301, 200), (480, 640), (30, 700))
@@ -79,6 +82,8 @@ def test_the_exported_file_answers_like_the_model_file(
     for size in SIZES:
         for mode in MODES:
             expected, found = ours.predict(picture(*size, mode)), theirs.predict(picture(*size, mode))
+            assert isinstance(expected, Classification)
+            assert isinstance(found, Classification)
             assert np.abs(found.scores - expected.scores).max() <= 1e-3
             assert found.best.index == expected.best.index
             assert found.size_hw == expected.size_hw == size[::-1]
@@ -129,9 +134,98 @@ def test_a_graph_that_differs_is_not_written(
 def test_answers_that_are_no_numbers_are_not_written(
     model: ModelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PictureEngine, "run", lambda self, _: np.full(6, np.nan, np.float32))
+    monkeypatch.setattr(PictureEngine, "run", lambda *_, **__: (np.full((1, 6), np.nan, np.float32),))
     with pytest.raises(ExportError, match="largest difference nan"):
         export_onnx(model, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def detector(random_detector: RandomDetector) -> ModelFile:
+    how = Postprocessing(score_threshold=0.4, max_detections=60)
+    return random_detector(preprocessing=Preprocessing(size_hw=(96, 64)), postprocessing=how)
+
+
+@pytest.mark.parametrize(
+    ("scores", "num_classes", "numerics"), [("sigmoid", 3, "torch"), ("softmax", 1, "torch"), ("softmax", 20, "tf")]
+)
+def test_the_exported_detector_answers_like_the_model_file(
+    random_detector: RandomDetector, tmp_path: Path, scores: Scores, num_classes: int, numerics: str
+) -> None:
+    model = random_detector(
+        preprocessing=Preprocessing(size_hw=(96, 64), interpolation="bicubic", mean_rgb=(0.5, 0.4, 0.3)),
+        postprocessing=Postprocessing(scores=scores, score_threshold=0.15),
+        num_classes=num_classes,
+        numerics=numerics,
+    )
+    path = tmp_path / "m.onnx"
+    report = export_onnx(model, path)
+    assert report.boxes is not None
+    assert report.least_iou is not None
+    assert report.boxes >= 9 * 50
+    assert report.least_iou > 0.99
+    assert report.largest_difference <= 1e-3
+    assert report.file_bytes == path.stat().st_size
+    ours, theirs = predictor_of(model, threads=1), load(path, threads=1)
+    assert theirs.card == model.card
+    boxes = 0
+    for size in SIZES:
+        expected, found = ours.predict(picture(*size, "RGB")), theirs.predict(picture(*size, "RGB"))
+        comparison = compare(expected, found, model.card)
+        assert comparison.problem == ""
+        assert isinstance(found, Detections)
+        assert found.size_hw == size[::-1]
+        # The card's threshold again, not that of the proof.
+        assert (found.scores > 0.15).all()
+        boxes += comparison.boxes
+    assert boxes > 100
+
+
+def with_detection_weight(model: ModelFile) -> ModelFile:
+    return changed(model, "class_heads.0.predict.bias", lambda bias: bias + np.float32(0.02))
+
+
+def with_other_anchors(model: ModelFile) -> ModelFile:
+    detector, _ = model.card.detection
+    (first, *others), *maps = detector.anchors
+    anchors = (((first[0] * 1.03, first[1]), *others), *maps)
+    return replace(model, card=replace(model.card, architecture=replace(detector, anchors=anchors)))
+
+
+def with_other_suppression(model: ModelFile) -> ModelFile:
+    _, how = model.card.detection
+    return replace(model, card=replace(model.card, postprocessing=replace(how, iou_threshold=0.5)))
+
+
+def with_fewer_detections(model: ModelFile) -> ModelFile:
+    _, how = model.card.detection
+    return replace(model, card=replace(model.card, postprocessing=replace(how, max_detections=59)))
+
+
+@pytest.mark.parametrize(
+    "tamper", [with_mean, with_detection_weight, with_other_anchors, with_other_suppression, with_fewer_detections]
+)
+def test_a_detector_that_differs_is_not_written(
+    detector: ModelFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tamper: Callable[[ModelFile], ModelFile],
+    drawn: Drawn,
+) -> None:
+    monkeypatch.setattr(export, "picture_graph", lambda whole: picture_graph(tamper(whole)))
+    message = r"^picture \d: the (exported model|model file) finds 'class \d' \(0\.\d+\) at .* was not written$"
+    with pytest.raises(ExportError, match=message) as caught:
+        export_onnx(detector, tmp_path / "m.onnx", pictures=drawn[3:])
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_detector_that_finds_nothing_is_not_proven(detector: ModelFile, tmp_path: Path, drawn: Drawn) -> None:
+    model = detector
+    for index in range(6):
+        model = changed(model, f"class_heads.{index}.predict.bias", lambda bias: bias - np.float32(1000))
+    with pytest.raises(UserError, match=r"^nothing was found in the pictures.*m\.onnx was not written$"):
+        export_onnx(model, tmp_path / "m.onnx", pictures=drawn[:2])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,6 +259,10 @@ def test_the_report_in_one_line() -> None:
     words = "answered alike, largest difference of a probability"
     assert report.to_text() == f"12 pictures {words} 2.1e-07, 9.1 MB"
     assert replace(report, pictures=1).to_text() == f"1 picture {words} 2.1e-07, 9.1 MB"
+    report = replace(report, boxes=731, least_iou=0.99996)
+    words = "least overlap (IoU) 1.0000, largest difference of a score 2.1e-07, 9.1 MB"
+    assert report.to_text() == f"12 pictures answered alike, 731 boxes, {words}"
+    assert replace(report, boxes=1).to_text() == f"12 pictures answered alike, 1 box, {words}"
 
 
 def test_the_drawn_pictures_are_always_the_same(drawn: Drawn) -> None:

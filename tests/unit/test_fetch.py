@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
+from conftest import RandomDetector
 from mobilenetv2.architecture import Architecture, parameter_shapes
+from mobilenetv2.detector import detector_parameters
 from mobilenetv2.errors import DownloadError, ModelFileError, UserError
 from mobilenetv2.modelfile import Card, ModelFile
 from mobilenetv2.preprocessing import Preprocessing
@@ -348,31 +349,6 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         pretrained("torchvision_v1", num_classes=10)
 
 
-@pytest.fixture
-def own_file(tmp_path: Path) -> Path:
-    """timm's names at width .5, as a file."""
-    from mobilenetv2.weights.rename import torch_names
-    from mobilenetv2.weights.timm import layer_names
-
-    architecture = SOURCES["timm-mobilenetv2_050"].architecture
-    names = torch_names(layer_names(architecture), "classifier", architecture)
-    generator = np.random.default_rng(0)
-    state = {names[name]: generator.random(shape, np.float32) for name, shape in parameter_shapes(architecture)}
-    save_file(state, tmp_path / "own.safetensors")
-    return tmp_path / "own.safetensors"
-
-
-@pytest.mark.parametrize(("num_classes", "has_head"), [(None, True), (1000, True), (10, False)])
-def test_the_classifier_comes_only_where_it_fits(own_file: Path, num_classes: int | None, has_head: bool) -> None:
-    tensors, architecture, preprocessing = pretrained("timm-mobilenetv2_050", num_classes=num_classes, file=own_file)
-    assert architecture == Architecture(width=0.5, num_classes=num_classes or 1000)
-    assert preprocessing == SOURCES["timm-mobilenetv2_050"].preprocessing
-    assert ("classifier.weight" in tensors) == ("classifier.bias" in tensors) == has_head
-    expected = [name for name, _ in parameter_shapes(architecture) if has_head or not name.startswith("classifier")]
-    assert list(tensors) == expected
-    assert all(tensor.flags.writeable for tensor in tensors.values())
-
-
 def test_a_pickle_is_never_run(tmp_path: Path) -> None:
     import pickle
 
@@ -424,6 +400,14 @@ def test_the_catalogue_has_the_box_and_the_sources(tmp_path: Path) -> None:
     assert [row.name for row in others] == list(SOURCES)
     assert not any(row.in_box for row in others)
     assert {row.parameters for row in others if row.name.startswith("torchvision")} == {3_504_872}
+
+
+def test_the_catalogue_counts_detectors(tmp_path: Path, random_detector: RandomDetector) -> None:
+    model = random_detector(preprocessing=Preprocessing(size_hw=(32, 32)))
+    model.save(tmp_path / "boxes.safetensors")
+    row = list_models(tmp_path)[0]
+    assert (row.task, row.top1, row.top5) == ("detect", None, None)
+    assert row.parameters == detector_parameters(model.card.detection[0])
 
 
 def test_listing_needs_no_torch() -> None:

@@ -13,12 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import RandomModel, make_random_model
+from conftest import RandomDetector, RandomModel
 from mobilenetv2.modelfile import CARD_KEY, Card, ModelFile
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
+from mobilenetv2.postprocessing import Postprocessing, Scores
 from mobilenetv2.preprocessing import Interpolation, Preprocessing, Resize, preprocess
-from mobilenetv2.runtime.engine import open_session
-from mobilenetv2.runtime.graph import fold_batch_norm, network_graph, picture_graph
+from mobilenetv2.runtime.engine import PictureEngine, open_session
+from mobilenetv2.runtime.graph import network_graph, picture_graph
+from mobilenetv2.runtime.graph_network import fold_batch_norm
+from mobilenetv2.runtime.graph_preprocess import add_preprocessing
+from mobilenetv2.runtime.onnx_wire import GraphBuilder, write_model
 
 # Against torch in float64. These random networks enlarge the rounding of float32: at width 1 and stride 32
 # ours is 9.9e-6 off at most, torch's own float32 1.3e-5.
@@ -40,7 +44,7 @@ def test_the_network_is_the_torch_network(
             preprocessing=Preprocessing(size_hw=size_hw), numerics=numerics, width=width, output_stride=output_stride
         )
         if network is None:
-            network = MobileNetV2(model.card.architecture).eval().double()
+            network = MobileNetV2(model.card.classifier).eval().double()
             state = {name: torch.from_numpy(tensor) for name, tensor in model.tensors.items()}
             missing, unexpected = network.load_state_dict(state, strict=False)
             assert not unexpected
@@ -58,11 +62,7 @@ def test_the_network_is_the_torch_network(
             assert np.abs(found - expected[:batch]).max() / largest <= ROUNDING, (size_hw, batch)
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop"])
-@pytest.mark.parametrize("numerics", ["torch", "tf"])
-def test_both_graphs_are_valid_onnx(random_model: RandomModel, numerics: str, resize: Resize) -> None:
-    preprocessing = Preprocessing(size_hw=(64, 64), resize=resize, crop_fraction=0.875, interpolation="bicubic")
-    model = random_model(preprocessing=preprocessing, numerics=numerics)
+def assert_valid(model: ModelFile) -> None:
     for content in (network_graph(model), picture_graph(model)):
         proto = onnx.load_from_string(content)
         onnx.checker.check_model(proto, full_check=True)
@@ -71,15 +71,68 @@ def test_both_graphs_are_valid_onnx(random_model: RandomModel, numerics: str, re
         assert Card.from_json(entry.value, source="graph") == model.card
 
 
-def test_the_names_and_shapes_that_others_rely_on(random_model: RandomModel) -> None:
-    model = random_model(preprocessing=Preprocessing(size_hw=(33, 65)), num_classes=7)
-    for content, expected in (
-        (network_graph(model), (("images", ["batch", 3, 33, 65]), ("logits", ["batch", 7]))),
-        (picture_graph(model), (("image", ["height", "width", 3]), ("probabilities", [7]))),
-    ):
-        session = open_session(content, threads=1)
-        (given_,), (answer,) = session.get_inputs(), session.get_outputs()
-        assert ((given_.name, given_.shape), (answer.name, answer.shape)) == expected
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+@pytest.mark.parametrize("numerics", ["torch", "tf"])
+def test_both_graphs_are_valid_onnx(random_model: RandomModel, numerics: str, resize: Resize) -> None:
+    preprocessing = Preprocessing(size_hw=(64, 64), resize=resize, crop_fraction=0.875, interpolation="bicubic")
+    assert_valid(random_model(preprocessing=preprocessing, numerics=numerics))
+
+
+@pytest.mark.parametrize("scores", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("name", ["ssdlite", "ssd"])
+def test_both_graphs_of_a_detector_are_valid_onnx(random_detector: RandomDetector, name: str, scores: Scores) -> None:
+    how = Postprocessing(scores=scores)
+    assert_valid(random_detector(preprocessing=Preprocessing(size_hw=(33, 65)), postprocessing=how, name=name))
+
+
+Ports = list[tuple[str, list[int | str]]]
+
+
+def ports(content: bytes) -> tuple[Ports, Ports]:
+    """Names and shapes of the inputs and of the outputs, in their order."""
+    session = open_session(content, threads=1)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    return [(port.name, port.shape) for port in inputs], [(port.name, port.shape) for port in outputs]
+
+
+def test_the_names_and_shapes_that_others_rely_on(random_model: RandomModel, random_detector: RandomDetector) -> None:
+    preprocessing = Preprocessing(size_hw=(33, 65))
+    prepared, pictures = [("images", ["batch", 3, 33, 65])], [("images", ["batch", "height", "width", 3])]
+    model = random_model(preprocessing=preprocessing, num_classes=7)
+    assert ports(network_graph(model)) == (prepared, [("logits", ["batch", 7])])
+    assert ports(picture_graph(model)) == (pictures, [("probabilities", ["batch", 7])])
+    model = random_detector(preprocessing=preprocessing, num_classes=7)
+    # 3 anchors at each place of the first map, 6 on the five others.
+    anchors = 3 * 3 * 5 + 6 * (2 * 3 + 1 * 2 + 1 + 1 + 1)
+    raw = [("class_logits", ["batch", anchors, 8]), ("box_codes", ["batch", anchors, 4])]
+    assert ports(network_graph(model)) == (prepared, raw)
+    each = ["detections"]
+    found = [("boxes_xyxy", ["detections", 4]), ("scores", each), ("labels", each), ("picture", each)]
+    assert ports(picture_graph(model)) == (pictures, found)
+
+
+def test_a_batch_of_pictures_is_answered_as_each_of_them(
+    random_model: RandomModel, random_detector: RandomDetector
+) -> None:
+    random = np.random.default_rng(0)
+    preprocessing = Preprocessing(size_hw=(64, 64))
+    classifier, detector = (make(preprocessing=preprocessing) for make in (random_model, random_detector))
+    for size_hw in ((1, 1), (97, 31), (240, 320)):
+        pictures = random.integers(0, 256, (3, *size_hw, 3), dtype=np.uint8)
+        engine = PictureEngine(picture_graph(classifier), source="m", threads=1)
+        (together,) = engine.run(pictures)
+        assert together.shape == (3, 10)
+        alone = np.concatenate([engine.run(pictures[i : i + 1])[0] for i in range(3)])
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+        engine = PictureEngine(picture_graph(detector), source="m", threads=1)
+        boxes, scores, labels, picture = engine.run(pictures, score_threshold=0.05)
+        assert len(np.unique(picture)) == 3
+        for index in range(3):
+            own = picture == index
+            boxes_alone, scores_alone, labels_alone, _ = engine.run(pictures[index : index + 1], score_threshold=0.05)
+            np.testing.assert_array_equal(labels[own], labels_alone)
+            np.testing.assert_allclose(scores[own], scores_alone, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(boxes[own], boxes_alone, rtol=0, atol=1e-2)
 
 
 def test_a_folded_batch_norm_by_hand(random_model: RandomModel) -> None:
@@ -96,35 +149,20 @@ def test_a_folded_batch_norm_by_hand(random_model: RandomModel) -> None:
 
 
 @cache
-def tiny_network(size: int) -> ModelFile:
-    return make_random_model(preprocessing=Preprocessing(size_hw=(size, size)), width=0.05, num_classes=2)
-
-
-@cache
 def preprocessing_session(preprocessing: Preprocessing) -> Any:
-    """The exported graph, cut off where the network begins."""
-    network = tiny_network(32)
-    card = Card(
-        name="tiny",
-        task="classify",
-        architecture=network.card.architecture,
-        labels=network.card.labels,
-        preprocessing=preprocessing,
-    )
-    proto = onnx.load_from_string(picture_graph(ModelFile(card=card, tensors=network.tensors)))
-    end = next(index for index, node in enumerate(proto.graph.node) if "images" in node.output)
-    del proto.graph.node[end + 1 :]
-    del proto.graph.output[:]
-    proto.graph.output.append(
-        onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, *preprocessing.size_hw])
-    )
-    return open_session(proto.SerializeToString(), threads=1)
+    """The beginning of an exported graph."""
+    graph = GraphBuilder()
+    graph.input("images", np.uint8, ("batch", "height", "width", 3))
+    name = add_preprocessing(graph, "images", preprocessing)
+    graph.output(name, np.float32, ("batch", 3, *preprocessing.size_hw))
+    return open_session(write_model(graph.graph("preprocessing"), producer_version="0", metadata={}), threads=1)
 
 
 def assert_like_pillow(levels: np.ndarray[Any, Any], preprocessing: Preprocessing) -> None:
-    (found,) = preprocessing_session(preprocessing).run(["images"], {"image": levels})
-    expected = preprocess(Image.fromarray(levels), preprocessing)
-    np.testing.assert_array_equal(found[0], expected, strict=True)
+    """levels: (batch, height, width, 3)."""
+    (found,) = preprocessing_session(preprocessing).run(None, {"images": levels})
+    expected = np.stack([preprocess(Image.fromarray(one), preprocessing) for one in levels])
+    np.testing.assert_array_equal(found, expected, strict=True)
 
 
 SIDES = st.one_of(st.integers(1, 12), st.integers(1, 300))
@@ -134,10 +172,18 @@ INPUTS = ((1, 1), (24, 24), (33, 33), (96, 96))
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("resize", ["stretch", "crop"])
 @settings(max_examples=40, deadline=None)
-@given(height=SIDES, width=SIDES, size_hw=st.sampled_from(INPUTS), seed=st.integers(0, 2**16), hard=st.booleans())
+@given(
+    batch=st.sampled_from([1, 1, 2, 5]),
+    height=SIDES,
+    width=SIDES,
+    size_hw=st.sampled_from(INPUTS),
+    seed=st.integers(0, 2**16),
+    hard=st.booleans(),
+)
 def test_the_levels_are_pillows(
     resize: Resize,
     interpolation: Interpolation,
+    batch: int,
     height: int,
     width: int,
     size_hw: tuple[int, int],
@@ -146,7 +192,8 @@ def test_the_levels_are_pillows(
 ) -> None:
     random = np.random.default_rng(seed)
     # Black and white only, where bicubic overshoots at every edge; or any level.
-    levels = random.choice([0, 255], (height, width, 3)) if hard else random.integers(0, 256, (height, width, 3))
+    shape = (batch, height, width, 3)
+    levels = random.choice([0, 255], shape) if hard else random.integers(0, 256, shape)
     preprocessing = Preprocessing(size_hw=size_hw, resize=resize, crop_fraction=0.875, interpolation=interpolation)
     assert_like_pillow(levels.astype(np.uint8), preprocessing)
 
@@ -165,4 +212,4 @@ def test_long_large_and_nearly_fitting_pictures(
         size_hw=size_hw, resize=resize, crop_fraction=0.9, interpolation=interpolation, mean_rgb=mean, std_rgb=std
     )
     for height, width in LONG_HW:
-        assert_like_pillow(random.integers(0, 256, (height, width, 3), dtype=np.uint8), preprocessing)
+        assert_like_pillow(random.integers(0, 256, (1, height, width, 3), dtype=np.uint8), preprocessing)

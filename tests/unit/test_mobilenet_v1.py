@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mobilenetv2.architecture import Architecture, multiply_adds
+from mobilenetv2.architecture import parameters as count
 from mobilenetv2.networks.complexity import trace
 from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
 
@@ -20,15 +22,18 @@ ROWS = [
 @pytest.mark.parametrize(("width", "madds_m", "parameters"), ROWS)
 @pytest.mark.parametrize("numerics", ["torch", "tf"])
 def test_the_sixteen_rows(width: float, madds_m: tuple[float, ...], parameters: int, numerics: str) -> None:
+    architecture = Architecture(name="mobilenet_v1", width=width, numerics=numerics)
     with torch.device("meta"):
-        network = MobileNetV1(width=width, numerics=numerics)
+        network = MobileNetV1(architecture)
     counted = [trace(network, (side, side)) for side in (224, 192, 160, 128)]
     assert tuple(round(complexity.madds / 1e6, 1) for complexity in counted) == madds_m
-    assert counted[0].parameters == parameters
+    assert counted[0].parameters == count(architecture) == parameters
+    planned = [multiply_adds(architecture, (side, side)) for side in (224, 192, 160, 128)]
+    assert planned == [complexity.madds for complexity in counted]
 
 
 def test_the_taps_are_where_the_strides_are() -> None:
-    network = MobileNetV1(width=0.25).eval()
+    network = MobileNetV1(Architecture(name="mobilenet_v1", width=0.25)).eval()
     taps = network.taps(torch.zeros(1, 3, 97, 64))
     assert taps.stride_16.shape == (1, 128, 7, 4)
     assert taps.last.shape == (1, 256, 4, 2)
@@ -36,7 +41,7 @@ def test_the_taps_are_where_the_strides_are() -> None:
 
 @pytest.mark.parametrize(("output_stride", "size"), [(32, 2), (16, 4), (8, 8)])
 def test_strides_become_dilation(output_stride: int, size: int) -> None:
-    network = MobileNetV1(width=0.25, output_stride=output_stride).eval()
+    network = MobileNetV1(Architecture(name="mobilenet_v1", width=0.25, output_stride=output_stride)).eval()
     assert network.taps(torch.zeros(1, 3, 64, 64)).last.shape[2:] == (size, size)
     dilations = [network.get_submodule(f"blocks.{index}.filter.conv").dilation[0] for index in range(13)]  # type: ignore
     # The block that loses its stride keeps the old rate.

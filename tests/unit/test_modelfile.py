@@ -13,15 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save as save_safetensors
 
-from conftest import RandomModel
+from conftest import RandomDetector, RandomModel
 from mobilenetv2.errors import ModelFileError, UserError
-from mobilenetv2.modelfile import CARD_KEY, FORMAT, Card, ModelFile, load_model_file, parse_model_file
+from mobilenetv2.modelfile import CARD_KEY, FORMAT, Card, ModelFile, load_model_file, parse_model_file, tensor_shapes
+from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
 
 
 @pytest.fixture
 def model(random_model: RandomModel) -> ModelFile:
     return random_model(preprocessing=Preprocessing(size_hw=(64, 96)), num_classes=3)
+
+
+@pytest.fixture
+def detector(random_detector: RandomDetector) -> ModelFile:
+    return random_detector(
+        preprocessing=Preprocessing(size_hw=(64, 96)),
+        postprocessing=Postprocessing(scores="softmax", iou_threshold=0.45),
+        backbone="mobilenet_v1",
+        anchors=tuple(((0.1, 0.25),) * count for count in (1, 2, 3, 4, 5, 6)),
+    )
 
 
 def with_card(model: ModelFile, change: dict[str, Any], **tensors: Any) -> bytes:
@@ -31,7 +42,10 @@ def with_card(model: ModelFile, change: dict[str, Any], **tensors: Any) -> bytes
         *path, last = key.split(".")
         place = card
         for part in path:
-            place = place[part]
+            place = place[int(part) if isinstance(place, list) else part]
+        if isinstance(place, list):
+            place[int(last)] = value
+            continue
         if value is None:
             del place[last]
         else:
@@ -91,13 +105,114 @@ def test_the_path_is_left_alone_where_it_cannot_be_written(model: ModelFile, tmp
         ({"preprocessing.std_rgb": [0, 1, 1]}, "standard deviation"),
         ({"preprocessing": None}, "lacks 'preprocessing'"),
         ({"architecture": 3}, "not valid"),
+        ({"preprocessing": [1]}, "Preprocessing is not a JSON object"),
+        ({"task": None}, "lacks 'task'"),
+        ({"task": ["classify"]}, "not known"),
+        ({"task": "detect"}, "Detector has no 'depth'"),
+        ({"architecture.name": "ssdlite"}, "'ssdlite' is not known"),
+        ({"postprocessing": {}}, "task 'classify' has no postprocessing"),
     ],
 )
 def test_a_wrong_card_is_refused(model: ModelFile, change: dict[str, Any], message: str) -> None:
+    assert_refused(with_card(model, change), message)
+
+
+def assert_refused(content: bytes, message: str) -> None:
     with pytest.raises(ModelFileError, match=message) as caught:
-        parse_model_file(with_card(model, change), source="m")
+        parse_model_file(content, source="m")
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("m: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "classify"}, "Architecture has no 'backbone'"),
+        ({"postprocessing": None}, "task 'detect' needs postprocessing"),
+        ({"postprocessing": 3}, "Postprocessing is not a JSON object"),
+        ({"postprocessing.score": 3}, "did you mean 'scores'"),
+        ({"postprocessing.scores": "tanh"}, "scores 'tanh' are not known"),
+        ({"postprocessing.score_threshold": float("nan")}, "score threshold nan"),
+        ({"postprocessing.iou_threshold": "high"}, "iou threshold 'high'"),
+        ({"postprocessing.max_detections": 1e9}, "max detections 1000000000.0"),
+        ({"preprocessing.resize": "crop", "preprocessing.size_hw": [64, 64]}, "resize 'crop' is not possible"),
+        ({"labels": ["one"]}, "1 labels, but the network has 3 outputs"),
+        ({"architecture.depth": 1.0}, "Detector has no 'depth'"),
+        ({"architecture.name": "mobilenet_v2"}, "detector 'mobilenet_v2' is not known"),
+        ({"architecture.backbone": ["mobilenet_v2"]}, "not valid"),
+        ({"architecture.width": "wide"}, "width 'wide'"),
+        ({"architecture.num_classes": 10**6}, "out of range"),
+        *(
+            ({place: value}, "anchors must be pairs")
+            for place, value in (
+                ("architecture.anchors", []),
+                ("architecture.anchors", "x"),
+                ("architecture.anchors", {"0": 1}),
+                ("architecture.anchors.5", []),
+                ("architecture.anchors.5", None),
+                ("architecture.anchors.5.0", "ab"),
+                ("architecture.anchors.5.0", [0.1]),
+                ("architecture.anchors.5.0.1", None),
+                ("architecture.anchors.5.0.1", "0.1"),
+                ("architecture.anchors.5.0.1", float("nan")),
+                ("architecture.anchors.5.0.1", float("inf")),
+                ("architecture.anchors.5.0.1", -0.1),
+                ("architecture.anchors.5.0.1", [[[]]]),
+            )
+        ),
+    ],
+)
+def test_a_wrong_card_of_a_detector_is_refused(detector: ModelFile, change: dict[str, Any], message: str) -> None:
+    assert_refused(with_card(detector, change), message)
+
+
+def test_deeply_nested_anchors_are_refused(detector: ModelFile) -> None:
+    text = detector.card.to_json()
+    anchors = json.dumps(json.loads(text)["architecture"]["anchors"])
+    deep = text.replace(anchors, "[" * 900 + "]" * 900)
+    assert deep != text
+    assert_refused(save_safetensors(detector.tensors, metadata={CARD_KEY: deep}), "not valid")
+
+
+def test_a_detector_is_read_back_as_written(detector: ModelFile, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    detector.save(path)
+    loaded = load_model_file(path)
+    assert loaded.card == detector.card
+    assert loaded.card.detection == (detector.card.architecture, detector.card.postprocessing)
+    assert list(loaded.tensors) == [name for name, _ in tensor_shapes(detector.card.architecture)]
+    for name, tensor in detector.tensors.items():
+        np.testing.assert_array_equal(loaded.tensors[name], tensor)
+    assert loaded.card.parameters == sum(
+        tensor.size for name, tensor in detector.tensors.items() if ".running_" not in name
+    )
+
+
+def test_a_detectors_tensors_are_held_against_its_anchors(detector: ModelFile) -> None:
+    card = json.loads(detector.card.to_json())
+    card["architecture"]["anchors"][0].append([0.3, 0.3])
+    content = save_safetensors(detector.tensors, metadata={CARD_KEY: json.dumps(card)})
+    assert_refused(content, r"'class_heads\.0\.predict\.weight' has shape \(4, ")
+
+
+def test_the_two_kinds_of_models_are_told_apart(model: ModelFile, detector: ModelFile) -> None:
+    assert model.card.classifier == model.card.architecture
+    with pytest.raises(UserError, match="is for task 'detect', not 'classify'"):
+        _ = detector.card.classifier
+    with pytest.raises(UserError, match="is for task 'classify', not 'detect'"):
+        _ = model.card.detection
+    for card, change in (
+        (model.card, {"task": "detect"}),
+        (model.card, {"architecture": detector.card.architecture}),
+        (detector.card, {"task": "classify"}),
+    ):
+        with pytest.raises(UserError, match="cannot have"):
+            replace(card, **change)
+
+
+def test_a_card_of_a_classifier_is_what_it_was_before_there_were_detectors(model: ModelFile) -> None:
+    # Older versions refuse what they do not know.
+    assert "postprocessing" not in json.loads(model.card.to_json())
 
 
 def test_wrong_tensors_are_refused(model: ModelFile) -> None:

@@ -40,7 +40,9 @@ def test_rmsprop_is_tensorflows() -> None:
 @pytest.mark.parametrize("decay_depthwise", [True, False])
 def test_batch_norm_and_biases_are_not_decayed(decay_depthwise: bool) -> None:
     network = MobileNetV2(Architecture(width=0.35, num_classes=3))
-    recipe = resolve("transfer", [f"decay_depthwise={str(decay_depthwise).lower()}", "head_learning_rate=0.5"])
+    recipe = resolve(
+        "classify", "transfer", [f"decay_depthwise={str(decay_depthwise).lower()}", "head_learning_rate=0.5"]
+    )
     names = {parameter: name for name, parameter in network.named_parameters()}
     seen: set[str] = set()
     for group in parameter_groups(network, recipe):
@@ -58,7 +60,11 @@ def test_frozen_parts_are_in_no_group() -> None:
     network = MobileNetV2(Architecture(width=0.35, num_classes=3))
     for part in frozen_parts(network, 3):
         part.requires_grad_(False)
-    left = {id(parameter) for group in parameter_groups(network, resolve("transfer")) for parameter in group["params"]}
+    left = {
+        id(parameter)
+        for group in parameter_groups(network, resolve("classify", "transfer"))
+        for parameter in group["params"]
+    }
     for name, parameter in network.named_parameters():
         frozen = name.startswith(("stem.", "stages.0.", "stages.1."))
         assert (id(parameter) in left) != frozen, name
@@ -66,7 +72,7 @@ def test_frozen_parts_are_in_no_group() -> None:
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
     network = torch.nn.Linear(2, 2)
-    recipe = resolve("transfer", ["epochs=4", "warmup_epochs=1", "learning_rate=1", "head_learning_rate=1"])
+    recipe = resolve("classify", "transfer", ["epochs=4", "warmup_epochs=1", "learning_rate=1", "head_learning_rate=1"])
     optimizer = build_optimizer(network, recipe)
     schedule = build_schedule(optimizer, recipe, steps_per_epoch=10)
     rates = []
@@ -82,7 +88,7 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 
 
 def test_the_papers_rate_falls_by_two_percent_an_epoch() -> None:
-    recipe = resolve("paper")
+    recipe = resolve("classify", "paper")
     optimizer = build_optimizer(torch.nn.Linear(2, 2), recipe)
     schedule = build_schedule(optimizer, recipe, steps_per_epoch=5)
     for _ in range(15):
@@ -93,7 +99,7 @@ def test_the_papers_rate_falls_by_two_percent_an_epoch() -> None:
 
 def test_the_average_follows_weights_and_statistics() -> None:
     network = torch.nn.BatchNorm1d(2)
-    average = build_average(network, resolve("transfer", ["ema_decay=0.5"]))
+    average = build_average(network, resolve("classify", "transfer", ["ema_decay=0.5"]))
     expected = network.running_mean.clone()  # type: ignore[union-attr]
     for step in range(20):
         network.running_mean.fill_(float(step))  # type: ignore[union-attr]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from safetensors.numpy import save_file
 
-from conftest import RandomModel, make_random_model
+from conftest import RandomDetector, RandomModel, make_random_model
+from mobilenetv2.anchors import anchor_grid, tf_anchor_sizes
 from mobilenetv2.errors import ImageError, ModelFileError, UserError
 from mobilenetv2.export.onnx import draw_pictures
-from mobilenetv2.modelfile import FORMAT, ModelFile
-from mobilenetv2.predictions import Classification
-from mobilenetv2.preprocessing import Preprocessing
+from mobilenetv2.modelfile import CARD_KEY, FORMAT, ModelFile
+from mobilenetv2.postprocessing import Postprocessing
+from mobilenetv2.predictions import Classification, Detections, Prediction
+from mobilenetv2.preprocessing import Preprocessing, preprocess
 from mobilenetv2.runtime import predictor as predictors
+from mobilenetv2.runtime.answers import softmax
+from mobilenetv2.runtime.detect import decode
 from mobilenetv2.runtime.engine import OnnxRuntimeEngine, PictureEngine
 from mobilenetv2.runtime.graph import picture_graph
-from mobilenetv2.runtime.predictor import Predictor, find_model, load, softmax
+from mobilenetv2.runtime.images import Source
+from mobilenetv2.runtime.predictor import PillowScorer, Predictor, find_model, load, predictor_of, predictor_of_graph
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,15 @@ DRAWN = draw_pictures()
 PICTURE = DRAWN[4]
 
 
-def assert_same(found: Classification, expected: Classification, atol: float = 1e-6) -> None:
+def classify(predictor: Predictor, source: Source) -> Classification:
+    answer = predictor.predict(source)
+    assert isinstance(answer, Classification)
+    return answer
+
+
+def assert_same(found: Prediction, expected: Prediction, atol: float = 1e-6) -> None:
+    assert isinstance(found, Classification)
+    assert isinstance(expected, Classification)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=atol)
     assert found.best.index == expected.best.index
 
@@ -154,7 +168,7 @@ def test_damage_that_shows_only_when_it_runs(box: Path) -> None:
         tensor.raw_data = (9).to_bytes(8, "little")
     engine = PictureEngine(proto.SerializeToString(), source="m", threads=1)
     with pytest.raises(ModelFileError, match="m: is damaged"):
-        engine.run(PICTURE)
+        engine.run(PICTURE[None])
 
 
 def test_refusing_is_quiet(box: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -173,9 +187,9 @@ def test_every_form_of_a_picture_gives_the_same_answer(box: Path, tmp_path: Path
     Image.fromarray(PICTURE).save(path)
     for name in ("digits.safetensors", "net.onnx"):
         answering = load(box / name, threads=1)
-        expected = answering.predict(PICTURE)
+        expected = classify(answering, PICTURE)
         for source in (path, str(path), path.read_bytes(), Image.open(path), Image.fromarray(PICTURE)):
-            np.testing.assert_array_equal(answering.predict(source).scores, expected.scores)
+            np.testing.assert_array_equal(classify(answering, source).scores, expected.scores)
         assert answering.predict(path).source == str(path)
         assert expected.source == ""
 
@@ -239,9 +253,10 @@ def test_a_turned_photograph_has_its_upright_size(predictor: Predictor) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save(stream, "png", exif=exif)
-    found = predictor.predict(stream.getvalue())
+    found = classify(predictor, stream.getvalue())
     assert found.size_hw == (60, 40)
-    np.testing.assert_array_equal(found.scores, predictor.predict(picture.transpose(Image.Transpose.ROTATE_270)).scores)
+    upright = classify(predictor, picture.transpose(Image.Transpose.ROTATE_270))
+    np.testing.assert_array_equal(found.scores, upright.scores)
 
 
 def test_times(box: Path) -> None:
@@ -274,4 +289,127 @@ def test_softmax(logits: np.ndarray[Any, np.dtype[np.float32]]) -> None:
 
 def test_the_engine_takes_any_batch(model: ModelFile) -> None:
     engine = OnnxRuntimeEngine(model, threads=1)
-    assert [engine.run(np.zeros((n, 3, 48, 48), np.float32)).shape for n in (1, 5)] == [(1, 5), (5, 5)]
+    for count in (1, 5):
+        (logits,) = engine.run(np.zeros((count, 3, 48, 48), np.float32))
+        assert logits.shape == (count, 5)
+
+
+# ---- Detecting
+
+
+@pytest.fixture(scope="module")
+def detector(random_detector: RandomDetector) -> ModelFile:
+    rule = Postprocessing(score_threshold=0.9, max_detections=300)
+    return random_detector(preprocessing=Preprocessing(size_hw=(64, 96)), postprocessing=rule)
+
+
+def detect(predictor: Predictor, source: Source) -> Detections:
+    answer = predictor.predict(source)
+    assert isinstance(answer, Detections)
+    return answer
+
+
+def assert_same_boxes(found: Prediction, expected: Prediction) -> None:
+    assert isinstance(found, Detections)
+    assert isinstance(expected, Detections)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=0.05)
+    assert (found.names, found.model, found.size_hw) == (expected.names, expected.model, expected.size_hw)
+
+
+def test_a_detector_answers_as_its_outputs_say(detector: ModelFile) -> None:
+    predictor, picture = predictor_of(detector, threads=1), DRAWN[5]
+    found = detect(predictor, picture)
+    pixels = preprocess(Image.fromarray(picture), detector.card.preprocessing)
+    logits, codes = OnnxRuntimeEngine(detector, threads=1).run(pixels[None])
+    anchors = anchor_grid((64, 96), tf_anchor_sizes())
+    assert logits.shape == (1, len(anchors), 4)
+    (expected,) = decode(logits, codes, anchors, Postprocessing(score_threshold=0.9, max_detections=300))
+    assert 0 < len(found) < 300
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    height, width = picture.shape[:2]
+    clipped = expected.boxes_xyxy.clip(0, 1) * np.array([width, height, width, height])
+    np.testing.assert_allclose(found.boxes_xyxy, clipped, rtol=1e-6)
+    assert found.size_hw == (height, width)
+    assert (found.model, found.names, found.source) == ("random", ("class 0", "class 1", "class 2"), "")
+    assert found.ms.network > 0
+    assert found.ms.postprocess > 0
+
+
+def test_a_detector_from_every_place(detector: ModelFile, tmp_path: Path) -> None:
+    detector.save(tmp_path / "m.safetensors")
+    (tmp_path / "m.onnx").write_bytes(picture_graph(detector))
+    pictures = DRAWN[:6] * 3
+    one_by_one = [predictor_of(detector, threads=1).predict(picture) for picture in pictures]
+    assert sum(len(detect_answer) for detect_answer in one_by_one if isinstance(detect_answer, Detections)) > 0
+    for name in ("m.safetensors", "m.onnx"):
+        together = load(tmp_path / name, threads=1).predict_batch(pictures)
+        for found, expected in zip(together, one_by_one, strict=True):
+            assert_same_boxes(found, expected)
+
+
+def test_another_score_threshold(detector: ModelFile, tmp_path: Path) -> None:
+    detector.save(tmp_path / "m.safetensors")
+    (tmp_path / "m.onnx").write_bytes(picture_graph(detector))
+    for name in ("m.safetensors", "m.onnx"):
+        assert load(tmp_path / name).card.postprocessing == detector.card.postprocessing
+        usual, low = load(tmp_path / name), load(tmp_path / name, score_threshold=0.8)
+        strict = load(tmp_path / name, score_threshold=0.95)
+        assert low.card.postprocessing is not None
+        assert low.card.postprocessing.score_threshold == 0.8
+        found = detect(usual, PICTURE)
+        assert (found.scores > 0.9).all()
+        assert detect(low, PICTURE).scores.min() < 0.9
+        # Only better boxes cover a box.
+        assert_same_boxes(detect(strict, PICTURE), found.above(0.95))
+        assert len(found.above(0.95)) > 0
+        for wrong in (1.5, -0.1, float("nan")):
+            with pytest.raises(UserError, match=r"score threshold .* is out of range; give 0 to 1"):
+                load(tmp_path / name, score_threshold=wrong)
+
+
+def test_a_classifier_has_no_score_threshold(box: Path) -> None:
+    for name in ("digits.safetensors", "net.onnx"):
+        with pytest.raises(UserError, match="'random' classifies; a score threshold is for detectors"):
+            load(box / name, score_threshold=0.5)
+
+
+def test_a_graph_that_finds_unknown_classes(detector: ModelFile) -> None:
+    proto = onnx.load_from_string(picture_graph(detector))
+    (last,) = (node for node in proto.graph.node if "labels" in node.output)
+    # Labels, but counted from 1000.
+    name = last.output[0]
+    last.output[0] = "own"
+    more = onnx.helper.make_tensor("more", onnx.TensorProto.INT64, [], [1000])
+    proto.graph.initializer.append(more)
+    proto.graph.node.append(onnx.helper.make_node("Add", ["own", "more"], [name]))
+    predictor = predictor_of_graph(proto.SerializeToString(), source="m")
+    with pytest.raises(ModelFileError, match="'random' found a class that its card does not name"):
+        predictor.predict(PICTURE)
+
+
+def test_a_detectors_card_that_cannot_be(detector: ModelFile, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    detector.save(path)
+    for change, words in (
+        ({"postprocessing": None}, "needs postprocessing"),
+        ({"postprocessing": {"scores": "tanh"}}, "'tanh' are not known"),
+        ({"postprocessing": {"iou_threshold": 2}}, "iou threshold 2 is out of range"),
+        ({"task": "classify"}, "not valid"),
+        ({"labels": ["class 0"]}, "1 labels"),
+    ):
+        values = {**json.loads(detector.card.to_json()), **change}
+        save_file(detector.tensors, path, metadata={CARD_KEY: json.dumps(values)})
+        with pytest.raises(ModelFileError, match=words) as caught:
+            load(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_large_inputs_go_in_small_batches(detector: ModelFile) -> None:
+    engine = OnnxRuntimeEngine(detector, threads=1)
+    sizes = {(64, 64): 16, (224, 224): 16, (320, 320): 7, (640, 640): 1, (2048, 2048): 1}
+    for size_hw, batch in sizes.items():
+        card = replace(detector.card, preprocessing=Preprocessing(size_hw=size_hw))
+        assert PillowScorer(engine, card).batch == batch

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from mobilenetv2.errors import MissingExtraError
-from mobilenetv2.evaluation import Answer, Evaluation
+from mobilenetv2.evaluation.classify import Answer, Evaluation
 from mobilenetv2.plots import confusion_png, curves_png
-from mobilenetv2.training.recipes import Recipe
+from mobilenetv2.training.recipes import ClassifyRecipe
 from mobilenetv2.training.report import write_report
 
 HOSTILE = "<script>alert('x')</script> & \"$x_1$\""
@@ -105,7 +105,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def report(run: Path, evaluation: Evaluation) -> tuple[str, Reader]:
-    path = write_report(run, Recipe(), evaluation)
+    path = write_report(run, ClassifyRecipe(), evaluation)
     assert path == run / "report.html"
     page = path.read_text(encoding="utf-8")
     return page, read(page)

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilenetv2.architecture import Architecture
+from mobilenetv2.detector import BackboneName
+from mobilenetv2.errors import UserError
 from mobilenetv2.networks import ssd as module
-from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
-from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
-from mobilenetv2.networks.ssd import SSD, BackboneName, ssd, ssdlite
+from mobilenetv2.networks.mobilenets import build_mobilenet
+from mobilenetv2.networks.ssd import SSD, ssd, ssdlite
 
 BACKBONES: tuple[BackboneName, ...] = ("mobilenet_v1", "mobilenet_v2")
 
@@ -174,12 +175,8 @@ def test_every_head_answers_for_its_own_map(lite: bool) -> None:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_backbone_is_the_classifier_without_its_head(backbone: BackboneName) -> None:
-    classifier: MobileNetV1 | MobileNetV2
-    if backbone == "mobilenet_v2":
-        classifier = MobileNetV2(Architecture(width=0.35, num_classes=7))
-    else:
-        classifier = MobileNetV1(width=0.25, num_classes=7)
-    network = ssdlite(backbone, width=0.35 if backbone == "mobilenet_v2" else 0.25, num_classes=2)
+    classifier = build_mobilenet(Architecture(name=backbone, width=0.35, num_classes=7))
+    network = ssdlite(backbone, width=0.35, num_classes=2)
     state = classifier.state_dict()
     trunk = {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
     assert len(trunk) == len(state) - 2
@@ -202,5 +199,5 @@ def test_a_loss_reaches_every_parameter(backbone: BackboneName, lite: bool) -> N
 
 
 def test_a_wrong_backbone_is_named() -> None:
-    with pytest.raises(ValueError, match="'vgg'"):
+    with pytest.raises(UserError, match="'vgg'"):
         ssdlite("vgg")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from mobilenetv2.preprocessing import Preprocessing, resize
-from mobilenetv2.training.recipes import Recipe
+from mobilenetv2.training.recipes import ClassifyRecipe
 
 _MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.InterpolationMode.BICUBIC}
 
@@ -18,7 +18,7 @@ _MODES = {"bilinear": v2.InterpolationMode.BILINEAR, "bicubic": v2.Interpolation
 class Augment:
     """A picture of any size -> a random variant of `preprocessing.size_hw`. Draws from torch's generator."""
 
-    def __init__(self, recipe: Recipe, preprocessing: Preprocessing) -> None:
+    def __init__(self, recipe: ClassifyRecipe, preprocessing: Preprocessing) -> None:
         mode = _MODES[preprocessing.interpolation]
         self.crop: Callable[[Image.Image], Image.Image]
         if recipe.crop == "resized":
@@ -63,7 +63,7 @@ class _Shift:
         return resize(image, self.preprocessing)
 
 
-def batch_mixing(recipe: Recipe, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+def batch_mixing(recipe: ClassifyRecipe, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """Mixup and cutmix over a batch, or None: (N, 3, H, W), (N,) -> the same mixed, (N, num_classes) shares."""
     mixes: list[nn.Module] = []
     if recipe.mixup > 0:

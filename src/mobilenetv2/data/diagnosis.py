@@ -30,7 +30,9 @@ class Finding:
 class Diagnosis:
     """All findings about a data set, the gravest first.
 
-    images: pictures, with those that cannot be decoded. splits: pictures of each split; "all" for classes alone.
+    images: pictures, with those that cannot be decoded. splits: pictures of each split; "all" where there are none.
+    task, format: what the data is for, and how it is written: "image-folder", "coco", "voc" or "yolo".
+    boxes: true boxes of each class, in all splits; None where pictures have no boxes.
     """
 
     data: str
@@ -38,9 +40,9 @@ class Diagnosis:
     classes: tuple[str, ...]
     splits: dict[str, int]
     findings: tuple[Finding, ...]
-
-    task = "classify"
-    format = "image-folder"
+    task: str = "classify"
+    format: str = "image-folder"
+    boxes: dict[str, int] | None = None
 
     @property
     def has_errors(self) -> bool:
@@ -55,6 +57,7 @@ class Diagnosis:
             "images": self.images,
             "classes": [_encodable(name) for name in self.classes],
             "splits": dict(self.splits),
+            **({} if self.boxes is None else {"boxes": {_encodable(k): v for k, v in self.boxes.items()}}),
             "findings": [
                 {
                     **asdict(finding),
@@ -72,6 +75,9 @@ class Diagnosis:
             f"{_one_line(self.data)}: {number(len(self.classes), 'class')}, {number(self.images, 'picture')}"
             + (f" ({splits})" if splits else "")
         ]
+        if self.boxes is not None:
+            counted = ", ".join(f"{_one_line(name)} {count:,}" for name, count in self.boxes.items())
+            lines.append(f"{number(sum(self.boxes.values()), 'box')} in {self.format.upper()} form: {counted}")
         for finding in self.findings:
             more = ", ..." if finding.count > len(finding.examples) else ""
             examples = ", ".join(_one_line(example) for example in finding.examples) + more
@@ -85,7 +91,7 @@ class Diagnosis:
 
 def number(count: int, noun: str) -> str:
     """'1 picture', '2,000 pictures', '3 classes'."""
-    plural = "es" if noun.endswith("s") else "s"
+    plural = "es" if noun.endswith(("s", "x")) else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from mobilenetv2.data.tree import Tree, fingerprint, open_tree
 from mobilenetv2.errors import DataError
@@ -68,7 +68,7 @@ def read_image_folder(path: Path, *, val_fraction: float = DEFAULT_VAL_FRACTION,
     found = _find(tree)
     if "train" not in found:
         if set(found) != {""}:
-            named = _listed(sorted(filter(None, found)))
+            named = listed(sorted(filter(None, found)))
             raise DataError(f"{path}: has {named} but no 'train' folder; put the training pictures there")
         found["train"] = found.pop("")
     elif "" in found:
@@ -80,7 +80,7 @@ def read_image_folder(path: Path, *, val_fraction: float = DEFAULT_VAL_FRACTION,
     splits = {split: _items(pictures, classes, f"{path}/{split}") for split, pictures in found.items()}
     derived = "val" not in splits
     if derived:
-        splits["train"], splits["val"] = _split_off(splits["train"], val_fraction, seed)
+        splits["train"], splits["val"] = split_off(splits["train"], val_fraction, seed, group=_label)
         if not splits["val"]:
             raise DataError(
                 f"{path}: has no 'val' folder and too few pictures to split one off "
@@ -108,13 +108,13 @@ def read_labelled(
     if "val" not in found and source in found and fingerprint(tree) == trained_on["fingerprint"]:
         fraction, seed = float(trained_on["val_fraction"]), int(trained_on["seed"])
         items = _items(found.pop(source), classes, str(path))
-        derived["train"], derived["val"] = _split_off(items, fraction, seed)
+        derived["train"], derived["val"] = split_off(items, fraction, seed, group=_label)
     names = [*derived, *found]
     if split is None:
         split = "val" if "val" in names else names[0] if len(names) == 1 else None
     if split is None or split not in names:
         wanted = f"no {split!r}" if split else "no 'val'"
-        raise DataError(f"{path}: has {wanted} split; choose one with --split: {_listed(names)}")
+        raise DataError(f"{path}: has {wanted} split; choose one with --split: {listed(names)}")
     # Only now, as the classes of another split are none of its business.
     place = f"{path}/{split}" if split != "all" else str(path)
     return tree, split, derived[split] if split in derived else _items(found[split], classes, place)
@@ -184,25 +184,41 @@ def _items(pictures: list[tuple[str, str]], classes: Sequence[str], place: str) 
     if unknown:
         raise DataError(
             f"{place.rstrip('/')}: has {len(unknown)} class folders that the training classes lack "
-            f"(first: {unknown[0]!r}); known are {_listed(classes)}"
+            f"(first: {unknown[0]!r}); known are {listed(classes)}"
         )
     return tuple(Item(file, indices[name]) for file, name in pictures)
 
 
-def _split_off(items: Sequence[Item], fraction: float, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """(the rest, `fraction` of each class), chosen by a hash of seed and name; both in their old order."""
-    by_class: dict[int, list[Item]] = {}
-    for item in items:
-        by_class.setdefault(item.label, []).append(item)
-    taken: set[Item] = set()
-    for members in by_class.values():
-        members.sort(key=lambda item: hashlib.sha256(f"{seed}/{item.name}".encode("utf-8", "surrogatepass")).digest())
-        # A class of one picture keeps it for training.
+def _label(item: Item) -> int:
+    return item.label
+
+
+class Named(Protocol):
+    """A picture of a data set."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Picture = TypeVar("Picture", bound=Named)
+
+
+def split_off(
+    pictures: Sequence[Picture], fraction: float, seed: int, *, group: Callable[[Picture], object]
+) -> tuple[tuple[Picture, ...], tuple[Picture, ...]]:
+    """(the rest, `fraction` of each group), chosen by a hash of seed and name; both in their old order."""
+    groups: dict[object, list[Picture]] = {}
+    for picture in pictures:
+        groups.setdefault(group(picture), []).append(picture)
+    taken: set[str] = set()
+    for members in groups.values():
+        members.sort(key=lambda one: hashlib.sha256(f"{seed}/{one.name}".encode("utf-8", "surrogatepass")).digest())
+        # A group of one picture keeps it for training.
         count = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        taken.update(members[:count])
-    return tuple(i for i in items if i not in taken), tuple(i for i in items if i in taken)
+        taken.update(member.name for member in members[:count])
+    return tuple(p for p in pictures if p.name not in taken), tuple(p for p in pictures if p.name in taken)
 
 
-def _listed(names: Collection[str]) -> str:
+def listed(names: Collection[str]) -> str:
     shown = [repr(name) for name in list(names)[:8]]
     return ", ".join(shown) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -38,6 +39,14 @@ def find_bad(tree: Tree, names: Sequence[str], tick: Callable[[], None] = lambda
     return bad
 
 
+@contextmanager
+def drawing(seed: int, epoch: int, index: int) -> Iterator[None]:
+    """Within, torch's generator depends on these three alone; outside it goes on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash((seed, epoch, index)))
+        yield
+
+
 class PictureSet(Dataset[Sample]):
     """Pictures by (epoch, index) -> ((H, W, 3) uint8, label).
 
@@ -57,8 +66,7 @@ class PictureSet(Dataset[Sample]):
         epoch, index = key
         item = self.items[index]
         image = decode(self.tree, item.name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, epoch, index)))
+        with drawing(self.seed, epoch, index):
             image = self.transform(image)
         return torch.from_numpy(np.array(image)), item.label
 

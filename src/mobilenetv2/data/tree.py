@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import lzma
 import os
 import threading
@@ -16,7 +17,7 @@ from PIL import Image
 
 from mobilenetv2.errors import DataError, ImageError
 from mobilenetv2.files import reason
-from mobilenetv2.runtime.images import IN_MEMORY, open_image
+from mobilenetv2.runtime.images import DECODE_ERRORS, IN_MEMORY, exif_orientation, open_image, without_warnings
 
 # What systems leave lying about.
 _IGNORED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -145,6 +146,20 @@ def decode(tree: Tree, name: str) -> Image.Image:
         raise ImageError(str(error)) from error
     except ImageError as error:
         raise ImageError(f"{tree.path}/{name}: {str(error).removeprefix(f'{IN_MEMORY}: ')}") from error
+
+
+def upright_size(tree: Tree, name: str) -> tuple[int, int]:
+    """Height and width of a picture as it is shown, by its header alone. Raises ImageError, which names it."""
+    try:
+        # Of a file only its beginning is read.
+        file = tree.path / name if isinstance(tree, FolderTree) else io.BytesIO(tree.read(name))
+        with without_warnings(), Image.open(file) as image:
+            is_on_its_side = exif_orientation(image) in range(5, 9)
+            return (image.width, image.height) if is_on_its_side else (image.height, image.width)
+    except DataError as error:
+        raise ImageError(str(error)) from error
+    except DECODE_ERRORS as error:
+        raise ImageError(f"{tree.path}/{name}: cannot be decoded: {error}") from error
 
 
 def fingerprint(tree: Tree) -> str:

@@ -1,4 +1,4 @@
-"""Export to ONNX: a picture in, probabilities out, checked on real pictures before it is written."""
+"""Export to ONNX: pictures in, answers out, checked on real pictures before it is written."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenetv2.errors import ExportError, UserError
+from mobilenetv2.export.parity import Comparison, compare
 from mobilenetv2.files import write_aside
 from mobilenetv2.modelfile import ModelFile
-from mobilenetv2.runtime.engine import OnnxRuntimeEngine, PictureEngine
 from mobilenetv2.runtime.graph import picture_graph
 from mobilenetv2.runtime.images import Source, name_of
-from mobilenetv2.runtime.predictor import GraphScorer, PillowScorer, Predictor
+from mobilenetv2.runtime.predictor import predictor_of, predictor_of_graph
 
-MAX_DIFFERENCE = 1e-3
+# Far below what is shown, so that there are many boxes to compare.
+PROOF_SCORE = 0.01
 
 # (height, width): tiny, long, odd, small and photographs' sizes.
 _DRAWN_SIZES_HW = ((1, 1), (1, 50), (300, 7), (32, 32), (97, 225), (375, 500), (640, 480), (224, 224), (1200, 1600))
@@ -28,53 +29,67 @@ class ExportReport:
     """What was written, and how it was checked.
 
     pictures: how many were answered by both sides.
-    largest_difference: of any probability of any picture, 0..1.
+    largest_difference: of any probability, or score of a box, of any picture, 0..1.
+    boxes: of a detector, how many were found by both sides. least_iou: the least overlap of any two that belong
+    together, 0..1. None for a classifier.
     """
 
     path: Path
     pictures: int
     largest_difference: float
     file_bytes: int
+    boxes: int | None = None
+    least_iou: float | None = None
 
     def to_text(self) -> str:
         """One line: how many pictures, how near, and the size of the file."""
         noun = "picture" if self.pictures == 1 else "pictures"
-        return (
-            f"{self.pictures} {noun} answered alike, largest difference of a probability "
-            f"{self.largest_difference:.1e}, {self.file_bytes / 1e6:.1f} MB"
-        )
+        text = f"{self.pictures} {noun} answered alike, "
+        if self.boxes is not None:
+            noun = "box" if self.boxes == 1 else "boxes"
+            text += f"{self.boxes} {noun}, least overlap (IoU) {self.least_iou:.4f}, "
+        kind = "probability" if self.boxes is None else "score"
+        return f"{text}largest difference of a {kind} {self.largest_difference:.1e}, {self.file_bytes / 1e6:.1f} MB"
 
 
 def export_onnx(model: ModelFile, path: Path, *, pictures: Iterable[Source] | None = None) -> ExportReport:
-    """Write `model` as an `.onnx` file that holds its preprocessing and its card.
+    """Write `model` as an `.onnx` file that holds its preprocessing, a detector's suppression, and its card.
 
     The file is in memory first and answers `pictures` (nine drawn ones if None) in onnxruntime; the
-    runtime answers the same from the model file with Pillow's preprocessing. Only where the best class is
-    the same and all probabilities are within .001 is anything written.
+    runtime answers the same from the model file with Pillow's preprocessing. Only where `parity.compare` finds
+    all of them alike is anything written; a detector shows all boxes of a score above .01 for that.
     Raises ExportError, which names the picture, where they differ; ImageError for a picture that cannot be
-    read; UserError if there is none, or the file cannot be written.
+    read; UserError if there is none, no box is in any, or the file cannot be written.
     """
     content = picture_graph(model)
-    exported = PictureEngine(content, source=str(path))
-    ours = Predictor(model.card, PillowScorer(OnnxRuntimeEngine(model), model.card.preprocessing))
-    theirs = Predictor(exported.card, GraphScorer(exported))
-    count, largest = 0, 0.0
+    detects = model.card.task == "detect"
+    score_threshold = PROOF_SCORE if detects else None
+    ours = predictor_of(model, score_threshold=score_threshold)
+    theirs = predictor_of_graph(content, source=str(path), score_threshold=score_threshold)
+    comparisons: list[Comparison] = []
     for source in draw_pictures() if pictures is None else pictures:
-        name = name_of(source) or f"picture {count + 1}"
-        expected, found = ours.predict(source), theirs.predict(source)
-        difference = float(np.abs(found.scores - expected.scores).max())
-        # Written so that NaN fails too.
-        if not difference <= MAX_DIFFERENCE or found.best.index != expected.best.index:
-            raise ExportError(
-                f"{name}: the exported model answers {found.best.name!r} ({found.best.score:.4f}), the model file "
-                f"{expected.best.name!r} ({expected.best.score:.4f}); largest difference {difference:.2g}, "
-                f"allowed {MAX_DIFFERENCE:g}; {path} was not written"
-            )
-        count, largest = count + 1, max(largest, difference)
-    if not count:
+        comparison = compare(ours.predict(source), theirs.predict(source), ours.card)
+        if comparison.problem:
+            name = name_of(source) or f"picture {len(comparisons) + 1}"
+            raise ExportError(f"{name}: {comparison.problem}; {path} was not written")
+        comparisons.append(comparison)
+    if not comparisons:
         raise UserError(f"no pictures to check the export with; give some, or leave them out; {path} was not written")
+    boxes = sum(comparison.boxes for comparison in comparisons)
+    if detects and not boxes:
+        raise UserError(
+            "nothing was found in the pictures, so there is nothing to check the export with; give pictures of what "
+            f"the model detects; {path} was not written"
+        )
     write_aside(path, content)
-    return ExportReport(path=path, pictures=count, largest_difference=largest, file_bytes=len(content))
+    return ExportReport(
+        path=path,
+        pictures=len(comparisons),
+        largest_difference=max(comparison.largest_difference for comparison in comparisons),
+        file_bytes=len(content),
+        boxes=boxes if detects else None,
+        least_iou=min(comparison.least_iou for comparison in comparisons) if detects else None,
+    )
 
 
 def draw_pictures() -> list[NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import NUMERICS, Architecture, Numerics, plan_network
+from mobilenetv2.architecture import NUMERICS, Architecture, Numerics, plan_network, tap_channels
 from mobilenetv2.networks.complexity import Complexity, Operator, trace
 from mobilenetv2.networks.layers import ConvNorm, headless, initialize
 from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
@@ -122,8 +122,10 @@ def deeplab_v3(
         architecture = Architecture(width=width, output_stride=output_stride, num_classes=1, numerics=numerics)
         trunk, channels = MobileNetV2(architecture), plan_network(architecture).stages[-1][-1].out_channels
     elif backbone == "mobilenet_v1":
-        trunk = MobileNetV1(width=width, output_stride=output_stride, num_classes=1, numerics=numerics)
-        channels = trunk.last_channels
+        architecture = Architecture(
+            name=backbone, width=width, output_stride=output_stride, num_classes=1, numerics=numerics
+        )
+        trunk, (_, channels) = MobileNetV1(architecture), tap_channels(architecture)
     elif backbone == "resnet_101":
         if width != 1:
             raise ValueError(f"width {width} is not possible with ResNet-101; it has no width multiplier")

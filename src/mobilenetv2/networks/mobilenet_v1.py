@@ -6,57 +6,33 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import NUMERICS, OUTPUT_STRIDES, Numerics
-from mobilenetv2.networks.layers import Activation, ConvNorm, initialize
-
-
-class Separable(NamedTuple):
-    """One depthwise separable convolution."""
-
-    channels: int  # before the width multiplier
-    stride: int
-
-
-STEM_CHANNELS = 32
-MOBILENET_V1 = (
-    Separable(64, 1),  # 112 x 112 x 32 at 224
-    Separable(128, 2),
-    Separable(128, 1),  # 56 x 56 x 128
-    Separable(256, 2),
-    Separable(256, 1),  # 28 x 28 x 256
-    Separable(512, 2),
-    *(Separable(512, 1),) * 5,  # 14 x 14 x 512
-    Separable(1024, 2),
-    Separable(1024, 1),  # 7 x 7 x 1024
+from mobilenetv2.architecture import (
+    NUMERICS,
+    STRIDE_16_BLOCKS,
+    Architecture,
+    Numerics,
+    SeparablePlan,
+    plan_mobilenet_v1,
 )
-STRIDE_16_BLOCKS = 11  # the blocks up to the last one before the fifth stride
+from mobilenetv2.networks.layers import Activation, ConvNorm, initialize
 
 
 class SeparableConvolution(nn.Module):
     """Filter 3x3 depthwise, then mix 1x1, both with batch norm and activation (Fig. 3)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        stride: int,
-        dilation: int,
-        activation: Activation,
-        numerics: Numerics,
-    ) -> None:
+    def __init__(self, plan: SeparablePlan, activation: Activation, numerics: Numerics) -> None:
         super().__init__()
         self.filter = ConvNorm(
-            in_channels,
-            in_channels,
+            plan.in_channels,
+            plan.in_channels,
             kernel=3,
-            stride=stride,
-            dilation=dilation,
-            groups=in_channels,
+            stride=plan.stride,
+            dilation=plan.dilation,
+            groups=plan.in_channels,
             activation=activation,
             numerics=numerics,
         )
-        self.mix = ConvNorm(in_channels, out_channels, activation=activation, numerics=numerics)
+        self.mix = ConvNorm(plan.in_channels, plan.out_channels, activation=activation, numerics=numerics)
 
     def forward(self, x: Tensor) -> Tensor:
         mixed: Tensor = self.mix(self.filter(x))
@@ -73,50 +49,19 @@ class V1Taps(NamedTuple):
 class MobileNetV1(nn.Module):
     """(N, 3, H, W), preprocessed -> (N, num_classes) logits. Any H and W from 1 up.
 
-    width: multiplier of every layer's channels, cut down to a whole number and at least 8 (TF-Slim).
-    output_stride: 32, 16 or 8; once it is reached, strides become dilation of the blocks after (TF-Slim).
-    activation: "relu6" as in TF-Slim, "relu" as in the paper.
-    numerics: a key of `architecture.NUMERICS`.
+    activation: "relu6" as in TF-Slim, which model files have, or "relu" as in the paper.
     dropout: share of the pooled features dropped in training; .001 in TF-Slim.
     """
 
-    def __init__(
-        self,
-        *,
-        width: float = 1.0,
-        num_classes: int = 1000,
-        output_stride: int = 32,
-        activation: Activation = "relu6",
-        numerics: str = "torch",
-        dropout: float = 0.001,
-    ) -> None:
+    def __init__(self, architecture: Architecture, *, activation: Activation = "relu6", dropout: float = 0.001) -> None:
         super().__init__()
-        if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(f"output stride {output_stride} is not possible; it can be 32, 16 or 8")
-        profile = NUMERICS[numerics]
-        in_channels, reached_stride, dilation = max(8, int(STEM_CHANNELS * width)), 2, 1
-        self.stem = ConvNorm(3, in_channels, kernel=3, stride=2, activation=activation, numerics=profile)
-        self.blocks = nn.ModuleList()
-        for separable in MOBILENET_V1:
-            out_channels = max(8, int(separable.channels * width))
-            stride = separable.stride if reached_stride * separable.stride <= output_stride else 1
-            self.blocks.append(
-                SeparableConvolution(
-                    in_channels,
-                    out_channels,
-                    stride=stride,
-                    dilation=dilation,
-                    activation=activation,
-                    numerics=profile,
-                )
-            )
-            reached_stride *= stride
-            dilation *= separable.stride // stride
-            in_channels = out_channels
-        self.last_channels = in_channels
+        self.architecture = architecture
+        plan, numerics = plan_mobilenet_v1(architecture), NUMERICS[architecture.numerics]
+        self.stem = ConvNorm(3, plan[0].in_channels, kernel=3, stride=2, activation=activation, numerics=numerics)
+        self.blocks = nn.ModuleList(SeparableConvolution(block, activation, numerics) for block in plan)
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(in_channels, num_classes)
-        initialize(self, numerics)
+        self.classifier = nn.Linear(plan[-1].out_channels, architecture.num_classes)
+        initialize(self, architecture.numerics)
 
     def forward(self, images: Tensor) -> Tensor:
         pooled = self.taps(images).last.mean(dim=(2, 3))

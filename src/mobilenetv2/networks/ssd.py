@@ -7,31 +7,15 @@ The maps, the extra layers and the anchors are those of the TF Object Detection 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import NUMERICS, Architecture, Numerics, plan_network
+from mobilenetv2.architecture import NUMERICS, Numerics
+from mobilenetv2.detector import BackboneName, Detector, DetectorName, ExtraPlan, map_channels, plan_extras
 from mobilenetv2.networks.layers import ConvNorm, headless
-from mobilenetv2.networks.mobilenet_v1 import STRIDE_16_BLOCKS, MobileNetV1, SeparableConvolution
-from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
-
-# One row per map. The first two come from the backbone, each of the others from the map before it.
-#                    map at 320, MobileNetV2
-ANCHORS_PER_CELL = (
-    3,  #                20 x 20 x 576, the expansion at stride 16
-    6,  #                10 x 10 x 1280, the last convolution
-    6,  #                5 x 5 x 512
-    6,  #                3 x 3 x 256
-    6,  #                2 x 2 x 256
-    6,  #                1 x 1 x 128
-)
-EXTRA_CHANNELS = (512, 256, 256, 128)
-LEAST_EXTRA_CHANNELS = 16
-
-Backbone = MobileNetV1 | MobileNetV2
-BackboneName = Literal["mobilenet_v1", "mobilenet_v2"]
+from mobilenetv2.networks.mobilenets import MobileNet, build_mobilenet
 
 
 class SSDOutput(NamedTuple):
@@ -47,10 +31,10 @@ class SSDOutput(NamedTuple):
 class SSDExtra(nn.Module):
     """An extra layer of SSD: reduce 1x1, filter 3x3 at stride 2. (N, C, H, W) -> (N, C', H/2, W/2), rounded up."""
 
-    def __init__(self, in_channels: int, reduced: int, out_channels: int, numerics: Numerics) -> None:
+    def __init__(self, plan: ExtraPlan, numerics: Numerics) -> None:
         super().__init__()
-        self.reduce = ConvNorm(in_channels, reduced, numerics=numerics)
-        self.filter = ConvNorm(reduced, out_channels, kernel=3, stride=2, numerics=numerics)
+        self.reduce = ConvNorm(plan.in_channels, plan.reduced, numerics=numerics)
+        self.filter = ConvNorm(plan.reduced, plan.out_channels, kernel=3, stride=2, numerics=numerics)
 
     def forward(self, x: Tensor) -> Tensor:
         filtered: Tensor = self.filter(self.reduce(x))
@@ -60,11 +44,12 @@ class SSDExtra(nn.Module):
 class SSDLiteExtra(nn.Module):
     """An extra layer of SSDLite: reduce 1x1, filter 3x3 depthwise at stride 2, mix 1x1. Shapes as `SSDExtra`."""
 
-    def __init__(self, in_channels: int, reduced: int, out_channels: int, numerics: Numerics) -> None:
+    def __init__(self, plan: ExtraPlan, numerics: Numerics) -> None:
         super().__init__()
-        self.reduce = ConvNorm(in_channels, reduced, numerics=numerics)
-        self.filter = ConvNorm(reduced, reduced, kernel=3, stride=2, groups=reduced, numerics=numerics)
-        self.mix = ConvNorm(reduced, out_channels, numerics=numerics)
+        inner = plan.reduced
+        self.reduce = ConvNorm(plan.in_channels, inner, numerics=numerics)
+        self.filter = ConvNorm(inner, inner, kernel=3, stride=2, groups=inner, numerics=numerics)
+        self.mix = ConvNorm(inner, plan.out_channels, numerics=numerics)
 
     def forward(self, x: Tensor) -> Tensor:
         mixed: Tensor = self.mix(self.filter(self.reduce(x)))
@@ -90,52 +75,36 @@ def ssd_head(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class SSD(nn.Module):
-    """(N, 3, H, W), preprocessed -> `SSDOutput`. Any H and W from 1 up; 1917 anchors at 300, 2034 at 320.
+    """(N, 3, H, W), preprocessed -> `SSDOutput`. Any H and W from 1 up.
 
-    backbone: a network at output stride 32; it loses its classifier (see `headless`) and belongs to this one.
-    num_classes: without the background.
-    lite: SSDLite if true, SSD if false.
-    extra_channels: of the four extra maps.
-    numerics: a key of `architecture.NUMERICS`, for what is added to the backbone.
+    With the TF rule's anchors there are 1917 of them at 300, 2034 at 320.
+    backbone: the network that `detector.trunk` describes; it loses its classifier (see `headless`) and belongs to
+    this one.
 
     Training needs two pictures a batch, or one of more than 512 pixels: the last map is a single pixel up to
     there, and batch norm needs two values.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        num_classes: int,
-        lite: bool,
-        extra_channels: Sequence[int] = EXTRA_CHANNELS,
-        numerics: str = "torch",
-    ) -> None:
+    def __init__(self, backbone: MobileNet, detector: Detector) -> None:
         super().__init__()
-        profile = NUMERICS[numerics]
-        self.num_classes = num_classes
-        channels = list(tap_channels(backbone))
-        self.backbone: Backbone = headless(backbone)
-        self.extras = nn.ModuleList()
-        for extra in extra_channels:
-            reduced = max(LEAST_EXTRA_CHANNELS, extra // 2)
-            extra_layer = SSDLiteExtra if lite else SSDExtra
-            self.extras.append(extra_layer(channels[-1], reduced, extra, profile))
-            channels.append(extra)
+        self.detector = detector
+        lite, numerics = detector.name == "ssdlite", NUMERICS[detector.numerics]
+        self.backbone: MobileNet = headless(backbone)
+        extra = SSDLiteExtra if lite else SSDExtra
+        self.extras = nn.ModuleList(extra(plan, numerics) for plan in plan_extras(detector))
 
         def heads(values_per_anchor: int) -> nn.ModuleList:
-            sizes = [
-                (width, anchors * values_per_anchor) for width, anchors in zip(channels, ANCHORS_PER_CELL, strict=True)
-            ]
-            return nn.ModuleList(SSDLiteHead(*size, profile) if lite else ssd_head(*size) for size in sizes)
+            cells = zip(map_channels(detector), detector.anchors_per_cell, strict=True)
+            sizes = [(channels, anchors * values_per_anchor) for channels, anchors in cells]
+            return nn.ModuleList(SSDLiteHead(*size, numerics) if lite else ssd_head(*size) for size in sizes)
 
-        self.class_heads = heads(num_classes + 1)
+        self.class_heads = heads(detector.num_classes + 1)
         self.box_heads = heads(4)
         for added in (self.extras, self.class_heads, self.box_heads):
             initialize_added(added)
 
     def forward(self, images: Tensor) -> SSDOutput:
-        return predict(self.maps(images), self.class_heads, self.box_heads, self.num_classes)
+        return predict(self.maps(images), self.class_heads, self.box_heads, self.detector.num_classes)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The six maps that are predicted from, (N, C, H/s, W/s) at s = 16, 32, 64, ..., rounded up each time."""
@@ -144,15 +113,6 @@ class SSD(nn.Module):
         for extra in self.extras:
             maps.append(extra(maps[-1]))
         return maps
-
-
-def tap_channels(backbone: Backbone) -> tuple[int, int]:
-    """Channels of the backbone's two maps: at stride 16, and the last."""
-    if isinstance(backbone, MobileNetV2):
-        plan = plan_network(backbone.architecture)
-        return plan.stages[5][0].expanded_channels, plan.last_channels
-    block = cast(SeparableConvolution, backbone.blocks[STRIDE_16_BLOCKS - 1])
-    return block.mix.conv.out_channels, backbone.last_channels
 
 
 def predict(
@@ -178,27 +138,26 @@ def initialize_added(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
+def build_detector(detector: Detector) -> SSD:
+    """SSD or SSDLite with random weights."""
+    return SSD(build_mobilenet(detector.trunk), detector)
+
+
 def ssdlite(
     backbone: BackboneName = "mobilenet_v2", *, width: float = 1.0, num_classes: int = 80, numerics: str = "torch"
 ) -> SSD:
-    """SSDLite with random weights. `width` multiplies the extra layers too, as in the TF Object Detection API."""
-    return on_mobilenet(backbone, width=width, num_classes=num_classes, numerics=numerics, lite=True)
+    """SSDLite as the TF Object Detection API has it: with its anchors; `width` multiplies the extra layers too."""
+    return _with_tf_anchors("ssdlite", backbone, width, num_classes, numerics)
 
 
 def ssd(
     backbone: BackboneName = "mobilenet_v2", *, width: float = 1.0, num_classes: int = 80, numerics: str = "torch"
 ) -> SSD:
     """SSD with full convolutions, for comparison (Table 5). Options as `ssdlite`."""
-    return on_mobilenet(backbone, width=width, num_classes=num_classes, numerics=numerics, lite=False)
+    return _with_tf_anchors("ssd", backbone, width, num_classes, numerics)
 
 
-def on_mobilenet(backbone: BackboneName, *, width: float, num_classes: int, numerics: str, lite: bool) -> SSD:
-    trunk: Backbone
-    if backbone == "mobilenet_v2":
-        trunk = MobileNetV2(Architecture(width=width, num_classes=1, numerics=numerics))
-    elif backbone == "mobilenet_v1":
-        trunk = MobileNetV1(width=width, num_classes=1, numerics=numerics)
-    else:
-        raise ValueError(f"backbone {backbone!r} is not known; it can be 'mobilenet_v1' or 'mobilenet_v2'")
-    extra_channels = [max(LEAST_EXTRA_CHANNELS, int(channels * width)) for channels in EXTRA_CHANNELS]
-    return SSD(trunk, num_classes=num_classes, lite=lite, extra_channels=extra_channels, numerics=numerics)
+def _with_tf_anchors(name: DetectorName, backbone: BackboneName, width: float, num_classes: int, numerics: str) -> SSD:
+    return build_detector(
+        Detector(name=name, backbone=backbone, width=width, num_classes=num_classes, numerics=numerics)
+    )

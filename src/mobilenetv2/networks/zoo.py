@@ -14,8 +14,7 @@ from mobilenetv2.architecture import Architecture
 from mobilenetv2.errors import UserError, did_you_mean
 from mobilenetv2.networks import ablations
 from mobilenetv2.networks.deeplab_v3 import BackboneName, deeplab_v3
-from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
-from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
+from mobilenetv2.networks.mobilenets import build_mobilenet
 from mobilenetv2.networks.nasnet_a import NASNetAMobile
 from mobilenetv2.networks.shufflenet_v1 import ShuffleNetV1
 from mobilenetv2.networks.ssd import ssd, ssdlite
@@ -44,8 +43,8 @@ class Entry:
     source: str
 
 
-def _mobilenet_v2(**options: Any) -> nn.Module:
-    return MobileNetV2(Architecture(**options))
+def _mobilenet(name: str, **options: Any) -> nn.Module:
+    return build_mobilenet(Architecture(name=name, **options))
 
 
 _SCALABLE: tuple[Option, ...] = ("width", "output_stride")
@@ -57,10 +56,18 @@ _BACKBONES: tuple[BackboneName, ...] = ("mobilenet_v2", "mobilenet_v1", "resnet_
 
 ZOO: dict[str, Entry] = {
     "mobilenet_v2": Entry(
-        task="classify", build=_mobilenet_v2, resolution=224, options=_SCALABLE, source=f"{_SANDLER}, Table 2"
+        task="classify",
+        build=partial(_mobilenet, "mobilenet_v2"),
+        resolution=224,
+        options=_SCALABLE,
+        source=f"{_SANDLER}, Table 2",
     ),
     "mobilenet_v1": Entry(
-        task="classify", build=MobileNetV1, resolution=224, options=_SCALABLE, source="Howard et al., 2017"
+        task="classify",
+        build=partial(_mobilenet, "mobilenet_v1"),
+        resolution=224,
+        options=_SCALABLE,
+        source="Howard et al., 2017",
     ),
     "shufflenet_v1": Entry(
         task="classify", build=ShuffleNetV1, resolution=224, options=("width",), source=f"{_ZHANG}, 3 groups"

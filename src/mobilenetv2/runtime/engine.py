@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mobilenetv2.errors import ModelFileError, UserError
 from mobilenetv2.modelfile import CARD_KEY, Card, ModelFile
 from mobilenetv2.runtime.graph import network_graph
+from mobilenetv2.runtime.graph_detect import IOU_THRESHOLD, SCORE_THRESHOLD
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """A network ready to run."""
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, 3, H, W), preprocessed -> (N, num_classes) logits."""
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        """(N, 3, H, W), preprocessed -> the raw outputs that `graph.network_graph` describes, in their order."""
 
 
 class OnnxRuntimeEngine:
@@ -28,13 +29,12 @@ class OnnxRuntimeEngine:
     def __init__(self, model: ModelFile, *, threads: int | None = None) -> None:
         self._session = open_session(network_graph(model), threads=threads)
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        (logits,) = self._session.run(["logits"], {"images": images})
-        return np.asarray(logits)
+    def run(self, images: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        return tuple(self._session.run(None, {"images": images}))
 
 
 class PictureEngine:
-    """An exported `.onnx`, which holds its preprocessing: picture in, probabilities out."""
+    """An exported `.onnx`, which holds its preprocessing: pictures in, answers out."""
 
     def __init__(self, content: bytes, *, source: str, threads: int | None = None) -> None:
         """`source` names the file in errors. Raises ModelFileError if it is damaged, or none of ours."""
@@ -48,23 +48,54 @@ class PictureEngine:
         if card is None:
             raise ModelFileError(f"{source}: has no model card, so it is no export of ours; see 'mobilenetv2 export'")
         self.card = Card.from_json(card, source=source)
-        inputs = [(i.name, i.type) for i in self._session.get_inputs()]
-        outputs = [(o.name, o.type, o.shape) for o in self._session.get_outputs()]
-        if inputs != [("image", "tensor(uint8)")] or outputs != [
-            ("probabilities", "tensor(float)", [len(self.card.labels)])
-        ]:
-            raise ModelFileError(f"{source}: its inputs and outputs are not those of its model card")
+        if _ports(self._session) != _ports_of(self.card):
+            raise ModelFileError(
+                f"{source}: its inputs and outputs are not those of its model card; export the model again"
+            )
 
-    def run(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """RGB (height, width, 3) of any size -> (num_classes,) probabilities.
+    def run(self, pictures: NDArray[np.uint8], score_threshold: float | None = None) -> tuple[NDArray[Any], ...]:
+        """RGB (N, height, width, 3) of any size -> the answers that `graph.picture_graph` describes, in their order.
 
+        score_threshold: of a detector, 0..1; None for that of its card.
         Raises ModelFileError where damage shows only now.
         """
+        inputs: dict[str, NDArray[Any]] = {"images": pictures}
+        if score_threshold is not None:
+            inputs[SCORE_THRESHOLD] = np.array(score_threshold, np.float32)
         try:
-            (probabilities,) = self._session.run(["probabilities"], {"image": picture})
+            outputs = tuple(self._session.run(None, inputs))
         except self._refusals as error:
             raise ModelFileError(self._damaged) from error
-        return np.asarray(probabilities)
+        # The shapes of a detector's outputs do not tell how many classes there are.
+        if self.card.task == "detect" and (outputs[2] >= len(self.card.labels)).any():
+            raise ModelFileError(self._damaged)
+        return outputs
+
+
+# Name, kind and shape of an input or output; sizes that are free have names.
+_Port = tuple[str, str, list[Any]]
+
+
+def _ports(session: InferenceSession) -> list[_Port]:
+    """What a graph takes, what of it may be left out, and what it returns."""
+    optional = sorted(session.get_overridable_initializers(), key=lambda port: str(port.name))
+    return [(port.name, port.type, port.shape) for port in (*session.get_inputs(), *optional, *session.get_outputs())]
+
+
+def _ports_of(card: Card) -> list[_Port]:
+    """The same, as an export of a model with this card has it."""
+    pictures = ("images", "tensor(uint8)", ["batch", "height", "width", 3])
+    if card.task == "classify":
+        return [pictures, ("probabilities", "tensor(float)", ["batch", len(card.labels)])]
+    return [
+        pictures,
+        (IOU_THRESHOLD, "tensor(float)", []),
+        (SCORE_THRESHOLD, "tensor(float)", []),
+        ("boxes_xyxy", "tensor(float)", ["detections", 4]),
+        ("scores", "tensor(float)", ["detections"]),
+        ("labels", "tensor(int64)", ["detections"]),
+        ("picture", "tensor(int64)", ["detections"]),
+    ]
 
 
 def _refusals() -> tuple[type[Exception], ...]:

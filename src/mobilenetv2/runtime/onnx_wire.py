@@ -109,11 +109,12 @@ class GraphBuilder:
         self._fields.append(little.reshape(-1).view(np.uint8).data)
         return name
 
-    def node(self, op: str, *inputs: str, name: str = "", **attributes: Attribute) -> str:
-        """One operation with one output. Returns the output's name, which is the node's too."""
+    def node(self, op: str, *inputs: str, name: str = "", further: Sequence[str] = (), **attributes: Attribute) -> str:
+        """One operation. Returns its first output's name, which is the node's too. further: names of the others."""
         name = name or self._fresh(op.lower())
         body = [_bytes(1, i) for i in inputs]
-        body += [_bytes(2, name), _bytes(3, name), _bytes(4, op)]
+        body += [_bytes(2, output) for output in (name, *further)]
+        body += [_bytes(3, name), _bytes(4, op)]
         body += [_bytes(5, _attribute(key, value)) for key, value in attributes.items()]
         self._fields.append(_bytes(1, b"".join(body)))
         return name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,21 @@ from mobilenetv2.architecture import Architecture
 from mobilenetv2.data.augment import Augment, batch_mixing
 from mobilenetv2.data.folder import ImageFolder
 from mobilenetv2.data.pictures import PictureSet, Sample
-from mobilenetv2.data.tree import fingerprint
 from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import Card, ModelFile
 from mobilenetv2.networks.layers import channels_last
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
-from mobilenetv2.preprocessing import HALF, IMAGENET_MEAN_RGB, IMAGENET_STD_RGB, Preprocessing, resize
-from mobilenetv2.training.recipes import Recipe
+from mobilenetv2.preprocessing import Preprocessing, resize
+from mobilenetv2.tasks.task import (
+    MEASURE_BATCH,
+    Normalize,
+    fresh_levels,
+    model_tensors,
+    set_batch_norm_momentum,
+    training_record,
+)
+from mobilenetv2.training.recipes import ClassifyRecipe
 from mobilenetv2.weights.pretrained import default_source, pretrained
-
-MEASURE_BATCH = 64
 
 
 class Classify:
@@ -37,7 +41,7 @@ class Classify:
     task = "classify"
     best_metric = "top1"
 
-    def __init__(self, data: ImageFolder, recipe: Recipe, *, name: str, weights: Path | None = None) -> None:
+    def __init__(self, data: ImageFolder, recipe: ClassifyRecipe, *, name: str, weights: Path | None = None) -> None:
         self.data, self.recipe, self.name = data, recipe, name
         self.architecture, self.preprocessing, tensors, self.pretrained = _start(data, recipe, weights)
         network = MobileNetV2(self.architecture, dropout=recipe.dropout)
@@ -47,22 +51,13 @@ class Classify:
             if "classifier.weight" not in tensors:
                 # A head that starts at zero keeps the first steps from tearing at the backbone.
                 nn.init.zeros_(network.classifier.weight)
-        if recipe.batch_norm_momentum:
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.momentum = recipe.batch_norm_momentum
+        set_batch_norm_momentum(network, recipe.batch_norm_momentum)
         self.network = channels_last(network)
         self.mix = batch_mixing(recipe, self.architecture.num_classes)
         self.training_set: Dataset[Sample] = PictureSet(
             data.tree, data.splits["train"], Augment(recipe, self.preprocessing), recipe.seed
         )
-        self._mean = 255 * torch.tensor(self.preprocessing.mean_rgb).view(3, 1, 1)
-        self._scale = 1 / (255 * torch.tensor(self.preprocessing.std_rgb).view(3, 1, 1))
-
-    def inputs(self, pictures: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in channels-last layout, normalised as the runtime does it."""
-        levels = pictures.permute(0, 3, 1, 2).float()
-        return (levels - self._mean.to(levels.device)) * self._scale.to(levels.device)
+        self.inputs = Normalize(self.preprocessing)
 
     def loss(self, network: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
         pictures, labels = self.inputs(batch[0]), batch[1]
@@ -91,11 +86,6 @@ class Classify:
 
     def model_file(self, network: nn.Module, metrics: dict[str, float], epoch: int) -> ModelFile:
         """What a run leaves: weights and card. `metrics` are the loop's own; `evaluate` measures the file itself."""
-        tensors = {
-            name: tensor.detach().cpu().numpy()
-            for name, tensor in network.state_dict().items()
-            if not name.endswith("num_batches_tracked")
-        }
         card = Card(
             name=self.name,
             task=self.task,
@@ -108,29 +98,13 @@ class Classify:
                 "images": len(self.data.splits["val"]),
                 "data": f"{self.data.path.name}, val",
             },
-            training=self.training_record(epoch),
+            training=training_record(self.data, self.recipe, self.pretrained, epoch),
         )
-        return ModelFile(card=card, tensors=tensors)
-
-    def training_record(self, epoch: int) -> dict[str, Any]:
-        """For the card: from what, by what, on what. `evaluate` finds the same split again by it."""
-        return {
-            "pretrained": self.pretrained,
-            "recipe": {**asdict(self.recipe), "pretrained": self.pretrained},
-            "epoch": epoch,
-            "images": len(self.data.splits["train"]),
-            "data": {
-                "name": self.data.path.name,
-                "fingerprint": fingerprint(self.data.tree),
-                "derived_val": self.data.derived,
-                "val_fraction": self.recipe.val_fraction,
-                "seed": self.recipe.seed,
-            },
-        }
+        return ModelFile(card=card, tensors=model_tensors(network))
 
 
 def _start(
-    data: ImageFolder, recipe: Recipe, weights: Path | None
+    data: ImageFolder, recipe: ClassifyRecipe, weights: Path | None
 ) -> tuple[Architecture, Preprocessing, dict[str, Tensor], str]:
     """Architecture and preprocessing, which follow the pretrained weights where there are any, and those weights."""
     size_hw, classes = (recipe.resolution, recipe.resolution), len(data.classes)
@@ -141,8 +115,7 @@ def _start(
     if recipe.pretrained == "none":
         numerics = "torch" if recipe.numerics == "auto" else recipe.numerics
         architecture = Architecture(width=recipe.width, num_classes=classes, numerics=numerics)
-        mean, std = (HALF, HALF) if numerics == "tf" else (IMAGENET_MEAN_RGB, IMAGENET_STD_RGB)
-        return architecture, Preprocessing(**fit, mean_rgb=mean, std_rgb=std), {}, "none"
+        return architecture, Preprocessing(**fit, **fresh_levels(numerics)), {}, "none"
     source = default_source(recipe.width) if recipe.pretrained == "auto" else recipe.pretrained
     arrays, architecture, preprocessing = pretrained(source, num_classes=classes, labels=data.classes, file=weights)
     if recipe.numerics not in ("auto", architecture.numerics):

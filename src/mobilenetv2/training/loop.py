@@ -22,7 +22,7 @@ from mobilenetv2.files import write_aside
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.training.checkpoint import Progress, load_state, save_state
 from mobilenetv2.training.optim import build_average, build_optimizer, build_schedule, frozen_parts
-from mobilenetv2.training.recipes import Recipe
+from mobilenetv2.training.recipe import Recipe
 
 STATE = "state.safetensors"
 MODEL = "model.safetensors"
@@ -140,10 +140,11 @@ def train(task: Task, recipe: Recipe, run: Path, listener: Listener) -> Progress
                 if stop:
                     raise Interrupted
             seconds = time.monotonic() - began
-            listener.measuring()
             chosen = average.module if recipe.ema_decay else plain
             metrics: dict[str, float] = {}
-            if accelerator.is_main_process:
+            is_last = progress.epoch + 1 == recipe.epochs
+            if accelerator.is_main_process and (is_last or (progress.epoch + 1) % recipe.measure_every == 0):
+                listener.measuring()
                 metrics = task.measure(chosen, accelerator.device, workers)
             record = {
                 "epoch": progress.epoch + 1,
@@ -156,7 +157,7 @@ def train(task: Task, recipe: Recipe, run: Path, listener: Listener) -> Progress
             progress.epoch += 1
             progress.step, progress.loss_sum = 0, 0.0
             if accelerator.is_main_process:
-                is_best = metrics[task.best_metric] > progress.best
+                is_best = bool(metrics) and metrics[task.best_metric] > progress.best
                 if is_best:
                     progress.best = metrics[task.best_metric]
                     task.model_file(chosen, metrics, progress.epoch).save(run / MODEL)

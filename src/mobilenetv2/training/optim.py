@@ -12,7 +12,10 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from mobilenetv2.training.recipes import Recipe
+from mobilenetv2.training.recipe import Recipe
+
+# What a training adds to a pretrained backbone, in any of the networks.
+HEADS = ("classifier.", "extras.", "class_heads.", "box_heads.")
 
 
 class RMSPropTF(Optimizer):
@@ -73,7 +76,7 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_head = name.startswith("classifier")
+        is_head = name.startswith(HEADS)
         is_decayed = parameter.ndim > 1 and (recipe.decay_depthwise or name not in depthwise)
         groups.setdefault((is_head, is_decayed), []).append(parameter)
     return [
@@ -121,6 +124,7 @@ def build_average(network: nn.Module, recipe: Recipe) -> AveragedModel:
 
 
 def frozen_parts(network: nn.Module, count: int) -> Iterator[nn.Module]:
-    """The first `count` of stem and stages."""
-    parts = [network.get_submodule("stem"), *network.get_submodule("stages").children()]
-    yield from parts[:count]
+    """The first `count` of stem and stages; of MobileNetV1, of stem and blocks."""
+    trunk = network.get_submodule("backbone") if hasattr(network, "backbone") else network
+    rows = trunk.get_submodule("stages" if hasattr(trunk, "stages") else "blocks")
+    yield from [trunk.get_submodule("stem"), *rows.children()][:count]

@@ -1,139 +1,125 @@
-"""Recipes: everything that decides how a network is trained, as one flat record with named starting points."""
+"""Recipes: what each task adds to a training's options, and named starting points."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from mobilenetv2.errors import UserError, did_you_mean
+from mobilenetv2.training.recipe import Recipe, changed
 
-Optimizer = Literal["adamw", "sgd", "rmsprop_tf"]
-Schedule = Literal["cosine", "exponential"]
 Augmentation = Literal["none", "light", "colour", "trivial", "rand"]
 Crop = Literal["pad", "resized"]
+ClassLoss = Literal["focal", "quality", "sigmoid", "softmax"]
+BoxLoss = Literal["smooth_l1", "giou"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One training, resolved. Every field can be given on the command line as `--set name=value`.
+class ClassifyRecipe(Recipe):
+    """The training of a classifier.
 
-    recipe: the starting point that the other values were derived from.
-    width, resolution: of the network; resolution in pixels, square.
-    numerics: padding and batch norm as in "torch" or "tf"; "auto" takes the pretrained weights' own.
-    pretrained: a name that `mobilenetv2 models` lists, the path of a model file, "auto" for the best ImageNet
-        weights of this width, or "none".
-    freeze_stages: parts that keep their pretrained weights and batch norm: 0 none, 1 the stem, 2 the stem
-        and the first row of bottlenecks, and so on. Early parts cost most and change least.
-    epochs, warmup_epochs: passes over the training pictures; the warm-up may be a fraction.
-    batch_size: pictures a step and process.
-    learning_rate, head_learning_rate: at their highest; the head is the new classifier.
-    schedule: "cosine" down to 0, or "exponential", x `decay_rate` an epoch.
-    momentum, rms_decay, optimizer_eps: of the optimizer, where it has them.
-    weight_decay: never on batch norm and biases; `decay_depthwise` says whether on depthwise kernels.
     label_smoothing, dropout, mixup, cutmix: 0 is off; mixup and cutmix are the alpha of their Beta.
     augmentation: "none" leaves the picture as it is, "light" crops and flips, "colour" adds TF-Slim's
         brightness and saturation, "trivial" adds TrivialAugmentWide, "rand" RandAugment.
     crop: "pad" moves the picture by up to an eighth of its side; "resized" cuts a piece of
         `crop_area_min` to 1 of its area.
-    flip: share of pictures mirrored left to right.
-    ema_decay: of the weights' exponential moving average, which is what is measured and kept; 0 is off.
-    clip_gradient_norm: 0 is off.
-    batch_norm_momentum: weight of the new batch; 0 takes the numerics profile's own (TF-Slim's .003 suits
-        hundreds of epochs: a short training would be measured with statistics of pictures it no longer sees).
-    val_fraction: share split off where there is no `val` folder. seed: of everything random, that split included.
-    workers: processes that decode; -1 takes the processor's count less one, 4 at most.
-    precision: "no" is float32; "bf16" and "fp16" where the hardware has them.
-    save_every_s: seconds between two savings of the state that a run resumes from.
     """
 
-    recipe: str = "transfer"
-    width: float = 1.0
-    resolution: int = 224
-    numerics: Literal["auto", "torch", "tf"] = "auto"
-    pretrained: str = "auto"
-    freeze_stages: int = 0
-    epochs: int = 20
-    warmup_epochs: float = 0.5
-    batch_size: int = 32
-    optimizer: Optimizer = "adamw"
-    learning_rate: float = 1e-3
-    head_learning_rate: float = 1e-3
-    schedule: Schedule = "cosine"
-    decay_rate: float = 0.98
-    momentum: float = 0.9
-    rms_decay: float = 0.9
-    optimizer_eps: float = 1e-8
-    weight_decay: float = 0.05
-    decay_depthwise: bool = True
     label_smoothing: float = 0.1
     dropout: float = 0.2
     augmentation: Augmentation = "trivial"
     crop: Crop = "resized"
     crop_area_min: float = 0.35
-    flip: float = 0.5
     mixup: float = 0.0
     cutmix: float = 0.0
-    ema_decay: float = 0.998
-    clip_gradient_norm: float = 0.0
-    batch_norm_momentum: float = 0.1
-    val_fraction: float = 0.1
-    seed: int = 0
-    workers: int = -1
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    save_every_s: float = 60.0
 
-    def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                raise UserError(f"{name} {value!r} is out of range; give {low:g} to {high:g}")
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        **Recipe.ranges,
+        "label_smoothing": (0, 0.99),
+        "dropout": (0, 0.99),
+        "crop_area_min": (0.01, 1),
+        "mixup": (0, 100),
+        "cutmix": (0, 100),
+    }
 
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "width": (0.05, 16),
-    "resolution": (1, 4096),
-    "freeze_stages": (0, 9),
-    "epochs": (1, 100_000),
-    "warmup_epochs": (0, 1000),
-    "batch_size": (2, 65_536),
-    "learning_rate": (0, 100),
-    "head_learning_rate": (0, 100),
-    "decay_rate": (0, 1),
-    "momentum": (0, 1),
-    "rms_decay": (0, 1),
-    "optimizer_eps": (0, 10),
-    "weight_decay": (0, 10),
-    "label_smoothing": (0, 0.99),
-    "dropout": (0, 0.99),
-    "crop_area_min": (0.01, 1),
-    "flip": (0, 1),
-    "mixup": (0, 100),
-    "cutmix": (0, 100),
-    "ema_decay": (0, 0.999999),
-    "clip_gradient_norm": (0, 1e6),
-    "batch_norm_momentum": (0, 1),
-    "val_fraction": (0.001, 0.9),
-    "seed": (0, 2**31),
-    "workers": (-1, 256),
-    "save_every_s": (0, 1e9),
-}
+@dataclass(frozen=True, kw_only=True)
+class DetectRecipe(Recipe):
+    """The training of a detector.
+
+    detector: "ssdlite", or "ssd" with full convolutions in what is added. backbone: what stands below it.
+    anchors: "tf" for the TF Object Detection API's rule, "fit" for sizes fitted to the training boxes.
+    matching_iou: an anchor that overlaps a true box by this or more answers for it. anchors_per_box: so many do at
+        least, however little they overlap it; SSD has 1, and more help small boxes.
+    class_loss: "focal" (sigmoid, Lin et al. 2017), "quality" (sigmoid towards the overlap that the predicted box
+        reaches, Li et al. 2020), "sigmoid" or "softmax" (cross-entropy with hard negatives).
+    focal_alpha, focal_gamma: of the focal loss; gamma is the quality loss's beta too.
+    negatives_per_positive: hard negatives of "sigmoid" and "softmax", at least 3 a picture.
+    box_loss: "smooth_l1" of the box codes, or "giou" of the boxes. box_weight: of the box loss.
+    flip_vertical: share of pictures mirrored top to bottom, for what has no up and down.
+    crop, zoom_out, photometric, mosaic: shares of pictures that are cut by SSD's rule of overlaps, laid on a
+        larger grey ground, changed in colour, and put together from four.
+    zoom_out_max: side of that ground, in sides of the picture.
+    iou_threshold, max_detections: of the suppression, for the model's card.
+    """
+
+    resolution: int = 320
+    epochs: int = 100
+    warmup_epochs: float = 2.0
+    measure_every: int = 5
+    batch_size: int = 16
+    detector: Literal["ssdlite", "ssd"] = "ssdlite"
+    backbone: Literal["mobilenet_v2", "mobilenet_v1"] = "mobilenet_v2"
+    anchors: Literal["tf", "fit"] = "tf"
+    matching_iou: float = 0.5
+    anchors_per_box: int = 1
+    class_loss: ClassLoss = "focal"
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    negatives_per_positive: float = 3.0
+    box_loss: BoxLoss = "giou"
+    box_weight: float = 2.0
+    flip_vertical: float = 0.0
+    crop: float = 0.5
+    zoom_out: float = 0.3
+    zoom_out_max: float = 2.0
+    photometric: float = 0.5
+    mosaic: float = 0.0
+    iou_threshold: float = 0.6
+    max_detections: int = 100
+
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        **Recipe.ranges,
+        "matching_iou": (0, 1),
+        "anchors_per_box": (1, 1000),
+        "focal_alpha": (0, 1),
+        "focal_gamma": (0, 10),
+        "negatives_per_positive": (0, 1000),
+        "box_weight": (0, 1000),
+        "flip_vertical": (0, 1),
+        "crop": (0, 1),
+        "zoom_out": (0, 1),
+        "zoom_out_max": (1, 10),
+        "photometric": (0, 1),
+        "mosaic": (0, 1),
+        "iou_threshold": (0, 1),
+        "max_detections": (1, 10_000),
+    }
 
 
-def transfer() -> Recipe:
+def classify_transfer() -> ClassifyRecipe:
     """From pretrained weights to the user's classes: a few hundred pictures up to tens of thousands."""
-    return Recipe(recipe="transfer")
+    return ClassifyRecipe(recipe="transfer")
 
 
-def paper() -> Recipe:
+def classify_paper() -> ClassifyRecipe:
     """From random weights as Sec. 6.1 trains ImageNet, completed from TF-Slim where the paper is silent.
 
     RMSProp with decay and momentum .9 (eps 1.0 inside the root), learning rate .045 x .98 an epoch,
     weight decay 4e-5 but not on depthwise kernels, batch 96 a process, label smoothing .1, EMA .9999.
     """
-    return Recipe(
+    return ClassifyRecipe(
         recipe="paper",
         numerics="tf",
         pretrained="none",
@@ -155,9 +141,9 @@ def paper() -> Recipe:
     )
 
 
-def small() -> Recipe:
+def classify_small() -> ClassifyRecipe:
     """From pretrained weights to pictures of 32 pixels and the like: whole pictures, moved and mirrored only."""
-    return Recipe(
+    return ClassifyRecipe(
         recipe="small",
         resolution=96,
         freeze_stages=3,
@@ -170,40 +156,57 @@ def small() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"transfer": transfer, "paper": paper, "small": small}
+def detect_transfer() -> DetectRecipe:
+    """From ImageNet weights to the user's boxes: a hundred pictures up to tens of thousands."""
+    return DetectRecipe(recipe="transfer")
 
 
-def resolve(name: str, settings: Iterable[str] = (), **given: Any) -> Recipe:
-    """A recipe by name, changed by `name=value` settings and by values that are not None.
+def detect_paper() -> DetectRecipe:
+    """As the TF Object Detection API trains the SSDLite of Sec. 6.2 on COCO, from ImageNet weights.
+
+    RMSProp with decay and momentum .9 (eps 1.0 inside the root), learning rate .004 x .95 now and then, batch 24,
+    sigmoid cross-entropy and smooth L1 with 3:1 hard negatives, flips and SSD's crops.
+    """
+    return DetectRecipe(
+        recipe="paper",
+        numerics="tf",
+        epochs=40,
+        warmup_epochs=0,
+        batch_size=24,
+        optimizer="rmsprop_tf",
+        learning_rate=0.004,
+        head_learning_rate=0.004,
+        schedule="exponential",
+        decay_rate=0.95,
+        optimizer_eps=1.0,
+        weight_decay=4e-5,
+        decay_depthwise=False,
+        ema_decay=0.9999,
+        batch_norm_momentum=0,
+        class_loss="sigmoid",
+        box_loss="smooth_l1",
+        box_weight=1.0,
+        crop=6 / 7,  # one of SSD's seven choices leaves the picture as it is
+        zoom_out=0,
+        photometric=0,
+    )
+
+
+RECIPES: Mapping[str, Mapping[str, Callable[[], Recipe]]] = {
+    "classify": {"transfer": classify_transfer, "paper": classify_paper, "small": classify_small},
+    "detect": {"transfer": detect_transfer, "paper": detect_paper},
+}
+RECIPE_KINDS: Mapping[str, type[Recipe]] = {"classify": ClassifyRecipe, "detect": DetectRecipe}
+
+
+def resolve(task: str, name: str, settings: Iterable[str] = (), **given: Any) -> Recipe:
+    """A task's recipe by name, changed by `name=value` settings and by values that are not None.
 
     Raises UserError for an unknown recipe or name, with the nearest one, and for a value of the wrong kind.
     """
-    if name not in RECIPES:
-        raise UserError(f"recipe {name!r} is not known{did_you_mean(name, RECIPES)}; it can be {', '.join(RECIPES)}")
-    kinds = get_type_hints(Recipe)
-    changes = {key: value for key, value in given.items() if value is not None}
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise UserError(f"--set {setting}: give it as name=value")
-        if key not in kinds or key == "recipe":
-            raise UserError(f"--set {setting}: there is no option {key!r}{did_you_mean(key, kinds)}")
-        changes[key] = _parse(text, kinds[key], setting)
-    return dataclasses.replace(RECIPES[name](), **changes)
-
-
-def _parse(text: str, kind: Any, setting: str) -> Any:
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if text not in choices:
-            raise UserError(f"--set {setting}: it can be {', '.join(choices)}{did_you_mean(text, choices)}")
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise UserError(f"--set {setting}: it can be true or false")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError as error:
-        word = {int: "a whole number", float: "a number"}[kind]
-        raise UserError(f"--set {setting}: {text!r} is not {word}") from error
+    known = RECIPES[task]
+    if name not in known:
+        raise UserError(
+            f"recipe {name!r} is not known for {task!r}{did_you_mean(name, known)}; it can be {', '.join(known)}"
+        )
+    return changed(known[name](), settings, **given)

@@ -6,9 +6,11 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mobilenetv2.data.boxed import BoxData, read_boxes
 from mobilenetv2.data.folder import ImageFolder, read_image_folder
 from mobilenetv2.data.pictures import find_bad
 from mobilenetv2.errors import DataError, UserError
@@ -17,13 +19,15 @@ from mobilenetv2.files import reason, write_aside
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.runtime.predictor import load
 from mobilenetv2.tasks.classify import Classify
+from mobilenetv2.tasks.detect import Detect
 from mobilenetv2.training.loop import MODEL, STATE, Interrupted, train
 from mobilenetv2.training.progress import PlainListener, RichListener, TrainingListener
-from mobilenetv2.training.recipes import Recipe
+from mobilenetv2.training.recipe import Recipe
+from mobilenetv2.training.recipes import RECIPE_KINDS
 from mobilenetv2.training.report import write_report
 
 RUN = "run.json"
-TASKS = {"classify": Classify}
+TASKS: dict[str, Any] = {"classify": Classify, "detect": Detect}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ def load_run(folder: Path) -> Run:
     """Read what a run was started with. Raises UserError if the folder holds none."""
     try:
         values = json.loads((folder / RUN).read_bytes())
-        return Run(**{**values, "recipe": Recipe(**values["recipe"])})
+        return Run(**{**values, "recipe": RECIPE_KINDS[values["task"]](**values["recipe"])})
     except OSError as error:
         raise UserError(f"{folder}: holds no run ({RUN}: {reason(error)})") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -84,13 +88,12 @@ def carry_out(folder: Path) -> None:
     run = load_run(folder)
     listener: TrainingListener = RichListener() if sys.stderr.isatty() else PlainListener()
     with listener:
-        data = read_image_folder(Path(run.data), val_fraction=run.recipe.val_fraction, seed=run.recipe.seed)
-        data = _without_bad(data, run, listener)
+        data = _without_bad(_read(run, listener), run, listener)
         weights = Path(run.weights) if run.weights else None
         # From here on: the network's first weights, dropout, mixup.
         torch.manual_seed(run.recipe.seed)
         task = TASKS[run.task](data, run.recipe, name=run.name, weights=weights)
-        listener.begins(data, task.architecture, resuming=(folder / STATE).exists())
+        listener.begins(data, resuming=(folder / STATE).exists())
         try:
             train(task, run.recipe, folder, listener)
         except Interrupted:
@@ -106,12 +109,22 @@ def finish(folder: Path, run: Run) -> None:
     path = folder / MODEL
     model = load_model_file(path)
     evaluation = evaluate(load(path), Path(run.data), skip_bad=run.skip_bad)
-    replace(model, card=replace(model.card, metrics=evaluation.card_metrics())).save(path)
+    replace(model, card=evaluation.completed(model.card)).save(path)
     write_aside(folder / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
     write_report(folder, run.recipe, evaluation)
 
 
-def _without_bad(data: ImageFolder, run: Run, listener: TrainingListener) -> ImageFolder:
+def _read(run: Run, listener: TrainingListener) -> ImageFolder | BoxData:
+    path, fraction, seed = Path(run.data), run.recipe.val_fraction, run.recipe.seed
+    if run.task == "classify":
+        return read_image_folder(path, val_fraction=fraction, seed=seed)
+    data = read_boxes(path, val_fraction=fraction, seed=seed, skip_bad=run.skip_bad)
+    if data.problems:
+        listener.say(f"{run.data}: left out {len(data.problems)} bad annotations (first: {data.problems[0]})")
+    return data
+
+
+def _without_bad(data: ImageFolder | BoxData, run: Run, listener: TrainingListener) -> ImageFolder | BoxData:
     """Decode everything once before hours are spent on it."""
     names = [item.name for split in ("train", "val") for item in data.splits[split]]
     with listener.checking(len(names)) as tick:

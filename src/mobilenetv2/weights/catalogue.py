@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilenetv2.architecture import parameters
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.runtime.predictor import MODELS_IN_THE_BOX
 from mobilenetv2.weights.sources import SOURCES
@@ -46,7 +45,7 @@ def list_models(box: Path = MODELS_IN_THE_BOX) -> list[ModelRow]:
                 top1=card.metrics.get("top1"),
                 top5=card.metrics.get("top5"),
                 measured_on=str(card.metrics.get("data", "")),
-                parameters=parameters(card.architecture),
+                parameters=card.parameters,
                 size_mb=round(path.stat().st_size / 1e6, 1),
                 licence=card.licence,
                 origin="in the box",

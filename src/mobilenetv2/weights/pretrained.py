@@ -7,12 +7,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
 from mobilenetv2.architecture import Architecture
-from mobilenetv2.errors import MissingExtraError, ModelFileError
+from mobilenetv2.detector import BACKBONE, Detector
+from mobilenetv2.errors import MissingExtraError, ModelFileError, UserError
 from mobilenetv2.files import reason
 from mobilenetv2.modelfile import Tensors, load_model_file
 from mobilenetv2.preprocessing import Preprocessing
@@ -29,7 +30,7 @@ _UNREADABLE = (
     *(ValueError, TypeError, LookupError, AttributeError),
 )
 
-__all__ = ["default_source", "pretrained", "read_checkpoint"]
+__all__ = ["default_source", "pretrained", "pretrained_trunk", "read_checkpoint"]
 
 
 def pretrained(
@@ -40,28 +41,63 @@ def pretrained(
     file: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensors, Architecture, Preprocessing]:
-    """Tensors by our names (float32 NumPy), the architecture they fit, and the preprocessing they were made with.
+    """For a MobileNetV2 classifier: tensors by our names (float32 NumPy), the architecture they fit, and the
+    preprocessing they were made with.
 
-    name: a source in `SOURCES`, a model in the box, or the path of a model file.
+    name: a source in `SOURCES`, a model in the box, or the path of a model file; of a detector the backbone is taken.
     num_classes: of the network to be; None for the source's own. The classifier is among the tensors only
         where both agree; otherwise it is left out, and the rest is the backbone.
     labels: of the network to be; where they are given, the classifier is among the tensors only if it was trained
         for just these, which of published weights nobody knows.
     file: the user's own copy, instead of fetching it.
-    Raises UserError (unknown name), DownloadError or ModelFileError, each in one line.
+    Raises UserError (unknown name, another network), DownloadError or ModelFileError, each in one line.
     """
-    if name.endswith(".safetensors") or name in models_in_the_box():
-        model = load_model_file(file or find_model(name))
-        tensors, architecture, preprocessing = model.tensors, model.card.architecture, model.card.preprocessing
-        known: Sequence[str] | None = model.card.labels
-    else:
+    found = _find(name, file, progress)
+    architecture = found.architecture
+    if architecture.name != "mobilenet_v2":
+        raise UserError(f"pretrained weights {name!r} are of {architecture.name}; a classifier needs mobilenet_v2's")
+    if num_classes in (None, architecture.num_classes) and (labels is None or labels == found.labels):
+        return found.tensors, architecture, found.preprocessing
+    architecture = replace(architecture, num_classes=num_classes or architecture.num_classes)
+    return _without_classifier(found.tensors), architecture, found.preprocessing
+
+
+def pretrained_trunk(
+    name: str, *, file: Path | None = None, progress: Progress | None = None
+) -> tuple[Tensors, Architecture, Preprocessing]:
+    """What other tasks build on: tensors by the names of `architecture.trunk_shapes`, of a classifier or a detector.
+
+    Options, answer and errors as `pretrained`; the architecture is MobileNetV1's or V2's, and its classes mean nothing.
+    """
+    found = _find(name, file, progress)
+    return _without_classifier(found.tensors), found.architecture, found.preprocessing
+
+
+class _Found(NamedTuple):
+    """Tensors of a classifier, or of a backbone; labels: what the classifier was trained for, where that is known."""
+
+    tensors: Tensors
+    architecture: Architecture
+    preprocessing: Preprocessing
+    labels: Sequence[str] | None
+
+
+def _find(name: str, file: Path | None, progress: Progress | None) -> _Found:
+    if not name.endswith(".safetensors") and name not in models_in_the_box():
         source = find_source(name)
-        architecture, preprocessing, known = source.architecture, source.preprocessing, None
-        tensors = read_checkpoint(fetch(source, file=file, progress=progress), source.layout, architecture)
-    if num_classes in (None, architecture.num_classes) and (labels is None or labels == known):
-        return tensors, architecture, preprocessing
-    backbone = {key: tensor for key, tensor in tensors.items() if not key.startswith("classifier.")}
-    return backbone, replace(architecture, num_classes=num_classes or architecture.num_classes), preprocessing
+        tensors = read_checkpoint(fetch(source, file=file, progress=progress), source.layout, source.architecture)
+        return _Found(tensors, source.architecture, source.preprocessing, None)
+    model = load_model_file(file or find_model(name))
+    architecture, preprocessing = model.card.architecture, model.card.preprocessing
+    if not isinstance(architecture, Detector):
+        return _Found(model.tensors, architecture, preprocessing, model.card.labels)
+    prefix = f"{BACKBONE}."
+    backbone = {key.removeprefix(prefix): value for key, value in model.tensors.items() if key.startswith(prefix)}
+    return _Found(backbone, architecture.trunk, preprocessing, None)
+
+
+def _without_classifier(tensors: Tensors) -> Tensors:
+    return {key: tensor for key, tensor in tensors.items() if not key.startswith("classifier.")}
 
 
 def read_checkpoint(path: Path, layout: Format, architecture: Architecture) -> Tensors:

@@ -1,21 +1,19 @@
-"""How good a model is on labelled pictures: measured on the file that is shipped, through the runtime that ships."""
+"""How good a classifier is on labelled pictures."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenetv2.data.folder import Item, read_labelled
-from mobilenetv2.data.tree import Tree, decode
-from mobilenetv2.errors import DataError, ImageError
+from mobilenetv2.data.folder import read_labelled
+from mobilenetv2.evaluation.answers import answered
+from mobilenetv2.modelfile import Card
+from mobilenetv2.predictions import Classification
 from mobilenetv2.runtime.predictor import Predictor
 
 ANSWERS_KEPT = 24
@@ -98,6 +96,10 @@ class Evaluation:
             "data": f"{Path(self.data).name}, {self.split}",
         }
 
+    def completed(self, card: Card) -> Card:
+        """The card with what was measured."""
+        return replace(card, metrics=self.card_metrics())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `evaluate --json` prints them."""
         return {
@@ -128,7 +130,7 @@ class Evaluation:
         width = max(cell_len(name) for name in ("class", *self.classes))
         lines.append(f"{'class':{width}}  {'images':>7}  {'precision':>9}  {'recall':>7}  {'f1':>7}")
         for m in self.per_class:
-            shares = f"{_percent(m.precision):>9}  {_percent(m.recall):>7}  {_percent(m.f1):>7}"
+            shares = f"{percent(m.precision):>9}  {percent(m.recall):>7}  {percent(m.f1):>7}"
             lines.append(f"{set_cell_size(m.name, width)}  {m.images:>7,}  {shares}")
         if confusions := self.confusions():
             lines += ["", "most often taken for another:"]
@@ -136,64 +138,37 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def evaluate(
-    predictor: Predictor,
-    path: Path,
-    *,
-    split: str | None = None,
-    skip_bad: bool = False,
-    tick: Callable[[int], None] = lambda _: None,
+def evaluate_classifier(
+    predictor: Predictor, path: Path, *, split: str | None, skip_bad: bool, tick: Callable[[int], None]
 ) -> Evaluation:
-    """Answer every picture of a split and count. Labels are the names of the class folders.
-
-    split: by default `val`, or the only split there is; where the data is what the model was trained on and `val`
-        was split off by seed, just those pictures. tick: called with the number of pictures just done.
-    Raises DataError for classes that the model does not know, and for pictures that cannot be decoded,
-    unless `skip_bad`.
-    """
+    """Answer every picture of a split and count; see `evaluation.evaluate`."""
     classes = predictor.card.labels
     tree, split, items = read_labelled(path, classes, split, trained_on=predictor.card.training.get("data"))
+    answers, bad = answered(predictor, tree, split, items, skip_bad=skip_bad, tick=tick)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     mistakes: list[Answer] = []
     examples: dict[int, Answer] = {}
-    bad: list[ImageError] = []
     within5 = 0
-    for item, answer in _answers(predictor, tree, items):
-        tick(1)
-        if isinstance(answer, ImageError):
-            bad.append(answer)
-            continue
-        order = np.argsort(-answer, kind="stable")[:5]
-        predicted = int(order[0])
+    for item, answer in answers:
+        assert isinstance(answer, Classification)
+        best = answer.top(5)
+        predicted = best[0].index
         confusion[item.label, predicted] += 1
-        within5 += item.label in order
-        said = Answer(
-            image=item.name,
-            true=classes[item.label],
-            predicted=classes[predicted],
-            score=round(float(answer[predicted]), 6),
-        )
+        within5 += item.label in {label.index for label in best}
+        said = Answer(image=item.name, true=classes[item.label], predicted=best[0].name, score=round(best[0].score, 6))
         if predicted == item.label:
             examples.setdefault(item.label, said)
         else:
             mistakes.append(said)
-    if bad and not skip_bad:
-        raise DataError(
-            f"{path}: {len(bad)} of {len(items)} images cannot be decoded (first: {bad[0]}). "
-            f"Run 'mobilenetv2 check {path}' for all, or go on without them by --skip-bad"
-        )
-    images = len(items) - len(bad)
-    if not images:
-        raise DataError(f"{path}: no picture of {split!r} can be decoded")
     mistakes.sort(key=lambda mistake: (-mistake.score, mistake.image))
     return Evaluation(
         model=predictor.card.name,
         data=str(path),
         split=split,
-        images=images,
-        skipped=len(bad),
-        top1=int(np.trace(confusion)) / images,
-        top5=within5 / images,
+        images=len(answers),
+        skipped=bad,
+        top1=int(np.trace(confusion)) / len(answers),
+        top5=within5 / len(answers),
         classes=classes,
         confusion=confusion,
         mistakes=tuple(mistakes[:ANSWERS_KEPT]),
@@ -201,36 +176,9 @@ def evaluate(
     )
 
 
-def _answers(
-    predictor: Predictor, tree: Tree, items: Sequence[Item]
-) -> Iterator[tuple[Item, NDArray[np.float32] | ImageError]]:
-    """Scores of every picture, in order. A few pictures are worked on at once, and no more wait in memory."""
-
-    def answer(item: Item) -> NDArray[np.float32] | ImageError:
-        try:
-            picture = decode(tree, item.name)
-        except ImageError as error:
-            return error
-        try:
-            return predictor.predict(picture).scores
-        except ImageError as error:
-            return ImageError(f"{tree.path}/{item.name}: {error}")
-
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[Item, Future[NDArray[np.float32] | ImageError]]] = deque()
-        for item in items:
-            waiting.append((item, pool.submit(answer, item)))
-            if len(waiting) > 4 * workers:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
-
-
 def _share(part: int, whole: int) -> float | None:
     return round(int(part) / int(whole), 6) if whole else None
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"

@@ -1,0 +1,102 @@
+"""Whether two answers for one picture are the same, as far as rounding goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenetv2.boxes import Boxes, pairwise_iou
+from mobilenetv2.modelfile import Card
+from mobilenetv2.predictions import Classification, Detections, Prediction
+
+MAX_DIFFERENCE = 1e-3
+LEAST_IOU = 0.99
+# Boxes whose edges are this near are the same, in pixels: one beyond the picture has no area that could overlap.
+_SAME_EDGES = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How near the answer of an exported model is to that of its model file.
+
+    problem: in what they differ; nothing if they are alike.
+    largest_difference: of any probability, or of the scores of any two boxes that belong together, 0..1.
+    boxes: how many boxes belong together. least_iou: of any such two, 0..1; 1 without boxes.
+    """
+
+    problem: str
+    largest_difference: float
+    boxes: int = 0
+    least_iou: float = 1.0
+
+
+def compare(expected: Prediction, found: Prediction, card: Card) -> Comparison:
+    """The model file's answer and the exported model's, for one picture.
+
+    Classifications are alike if the best class is the same and all probabilities are within .001. Detections are
+    alike if each box has one of its own on the other side, of the same class, with an overlap (IoU) above .99 and a
+    score within .001. Only a box as near as that to the score threshold, or to the last score where there are as
+    many boxes as a picture may have, may be missing. The order does not count.
+    """
+    if isinstance(expected, Classification) and isinstance(found, Classification):
+        return _compare_classes(expected, found)
+    if isinstance(expected, Detections) and isinstance(found, Detections):
+        return _compare_boxes(expected, found, card)
+    raise TypeError(f"{type(expected).__name__} and {type(found).__name__} cannot be compared")
+
+
+def _compare_classes(expected: Classification, found: Classification) -> Comparison:
+    difference = float(np.abs(found.scores - expected.scores).max())
+    problem = ""
+    # Written so that NaN fails too.
+    if not difference <= MAX_DIFFERENCE or found.best.index != expected.best.index:
+        problem = (
+            f"the exported model answers {found.best.name!r} ({found.best.score:.4f}), the model file "
+            f"{expected.best.name!r} ({expected.best.score:.4f}); largest difference {difference:.2g}, "
+            f"allowed {MAX_DIFFERENCE:g}"
+        )
+    return Comparison(problem=problem, largest_difference=difference)
+
+
+def _compare_boxes(expected: Detections, found: Detections, card: Card) -> Comparison:
+    overlaps = _overlaps(expected.boxes_xyxy, found.boxes_xyxy)
+    differences = np.abs(expected.scores[:, None] - found.scores[None])
+    alike = (overlaps > LEAST_IOU) & (differences <= MAX_DIFFERENCE) & (expected.labels[:, None] == found.labels[None])
+    pairs: list[tuple[int, int]] = []
+    free = np.ones(len(found), bool)
+    for index in range(len(expected)):
+        partners = np.flatnonzero(alike[index] & free)
+        if len(partners):
+            partner = int(partners[overlaps[index, partners].argmax()])
+            free[partner] = False
+            pairs.append((index, partner))
+    paired = np.array(pairs, np.int64).reshape(-1, 2)
+    _, postprocessing = card.detection
+    for here, there, place, sides in (
+        (expected, found, 0, ("the model file", "the exported model")),
+        (found, expected, 1, ("the exported model", "the model file")),
+    ):
+        least = postprocessing.score_threshold
+        if len(there) >= postprocessing.max_detections:
+            least = float(there.scores.min())
+        for index in np.setdiff1d(np.arange(len(here)), paired[:, place]):
+            # Written so that NaN fails too.
+            if not here.scores[index] <= least + MAX_DIFFERENCE:
+                box = here.boxes[index]
+                edges = ", ".join(f"{edge:.1f}" for edge in box.box_xyxy)
+                problem = f"{sides[0]} finds {box.name!r} ({box.score:.4f}) at {edges}, where {sides[1]} does not"
+                return Comparison(problem=problem, largest_difference=0.0)
+    matched = paired[:, 0], paired[:, 1]
+    return Comparison(
+        problem="",
+        largest_difference=float(differences[matched].max(initial=0)),
+        boxes=len(pairs),
+        least_iou=float(overlaps[matched].min(initial=1)),
+    )
+
+
+def _overlaps(first_xyxy: Boxes, second_xyxy: Boxes) -> NDArray[np.float32]:
+    same = (np.abs(first_xyxy[:, None] - second_xyxy[None]) <= _SAME_EDGES).all(axis=2)
+    return np.where(same, np.float32(1), pairwise_iou(first_xyxy, second_xyxy))

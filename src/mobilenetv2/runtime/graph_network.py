@@ -1,0 +1,133 @@
+"""A model file's network as ONNX nodes, with batch norm folded into the convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenetv2.architecture import NUMERICS, TAPS, Architecture, Convolution, same_padding, trunk
+from mobilenetv2.detector import BACKBONE, Detector, detector_layers
+from mobilenetv2.modelfile import ModelFile
+from mobilenetv2.runtime.onnx_wire import GraphBuilder
+
+
+def add_network(graph: GraphBuilder, images: str, model: ModelFile) -> tuple[str, ...]:
+    """float32 (N, 3, H, W), preprocessed, H and W those of the card -> the names of the raw outputs.
+
+    A classifier has `logits` (N, num_classes). A detector has `class_logits` (N, anchors, num_classes + 1), the
+    background first, and `box_codes` (N, anchors, 4), with the anchors in the order of `anchors.anchor_grid`.
+    """
+    network = _Network(graph, model)
+    start = Map(images, model.card.preprocessing.size_hw)
+    architecture = model.card.architecture
+    if isinstance(architecture, Detector):
+        return _add_detector(network, start, architecture)
+    return (_add_classifier(network, start, architecture),)
+
+
+def fold_batch_norm(model: ModelFile, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel (out, in / groups, k, k) and bias (out,) that do what convolution and batch norm `name` do.
+
+    Worked out in float64, then rounded once.
+    """
+    eps = NUMERICS[model.card.architecture.numerics].batch_norm_eps
+    kernel, gamma, beta, mean, variance = (
+        model.tensors[f"{name}.{part}"].astype(np.float64)
+        for part in ("conv.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+    )
+    scale = gamma / np.sqrt(variance + eps)
+    folded, bias = kernel * scale[:, None, None, None], beta - mean * scale
+    return folded.astype(np.float32), bias.astype(np.float32)
+
+
+class Map(NamedTuple):
+    """A value of the graph, (N, C, H, W). Its size must be known for SAME padding, which depends on it."""
+
+    value: str
+    size_hw: tuple[int, int]
+
+
+class _Network:
+    """Adds convolutions to a graph and knows the result of each by its name."""
+
+    def __init__(self, graph: GraphBuilder, model: ModelFile) -> None:
+        self.graph = graph
+        self.tensors = model.tensors
+        self.maps: dict[str, Map] = {}
+        self._model = model
+        self._padding = NUMERICS[model.card.architecture.numerics].padding
+        self._zero, self._six = graph.constant(np.float32(0)), graph.constant(np.float32(6))
+
+    def row(self, x: Map, convolutions: Iterable[Convolution]) -> Map:
+        """Convolutions, each on the result of the one before it."""
+        for convolution in convolutions:
+            x = self.convolution(x, convolution)
+        return x
+
+    def convolution(self, x: Map, plan: Convolution) -> Map:
+        """One convolution and all that follows it."""
+        name = plan.name
+        if plan.has_norm:
+            kernel, bias = fold_batch_norm(self._model, name)
+        else:
+            kernel, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        value = self.graph.node(
+            "Conv",
+            x.value,
+            self.graph.constant(kernel, f"{name}.weight"),
+            self.graph.constant(bias, f"{name}.bias"),
+            name=f"{name}.conv",
+            kernel_shape=(plan.kernel, plan.kernel),
+            strides=(plan.stride, plan.stride),
+            pads=self._pads(x.size_hw, plan),
+            dilations=(plan.dilation, plan.dilation),
+            group=plan.in_channels if plan.depthwise else 1,
+        )
+        if plan.shortcut:
+            value = self.graph.node("Add", self.maps[plan.shortcut].value, value, name=f"{name}.add")
+        if plan.has_relu6:
+            value = self.graph.node("Clip", value, self._zero, self._six, name=f"{name}.relu6")
+        self.maps[name] = Map(value, plan.out_size(x.size_hw))
+        return self.maps[name]
+
+    def _pads(self, size_hw: tuple[int, int], plan: Convolution) -> tuple[int, int, int, int]:
+        """Above, left, below, right."""
+        if self._padding == "same":
+            (top, bottom), (left, right) = (
+                same_padding(size, plan.kernel, plan.stride, plan.dilation) for size in size_hw
+            )
+            return top, left, bottom, right
+        around = (plan.kernel - 1) // 2 * plan.dilation
+        return around, around, around, around
+
+
+def _add_classifier(network: _Network, images: Map, architecture: Architecture) -> str:
+    graph = network.graph
+    last = network.row(images, trunk(architecture))
+    pooled = graph.node("Flatten", graph.node("GlobalAveragePool", last.value, name="pool"), axis=1)
+    weight, bias = (graph.constant(network.tensors[name], name) for name in ("classifier.weight", "classifier.bias"))
+    return graph.node("Gemm", pooled, weight, bias, name="logits", transB=1)
+
+
+def _add_detector(network: _Network, images: Map, detector: Detector) -> tuple[str, str]:
+    layers = detector_layers(detector)
+    last = network.row(images, layers.backbone)
+    maps = [network.maps[f"{BACKBONE}.{TAPS[detector.backbone]}"], last]
+    for extra in layers.extras:
+        maps.append(network.row(maps[-1], extra))
+
+    def predict(heads: list[list[Convolution]], values: int, name: str) -> str:
+        parts = [_by_anchor(network.graph, network.row(x, head), values) for x, head in zip(maps, heads, strict=True)]
+        return network.graph.node("Concat", *parts, name=name, axis=1)
+
+    class_logits = predict(layers.class_heads, detector.num_classes + 1, "class_logits")
+    return class_logits, predict(layers.box_heads, 4, "box_codes")
+
+
+def _by_anchor(graph: GraphBuilder, predicted: Map, values: int) -> str:
+    """(N, anchors of a cell * values, H, W) -> (N, H * W * anchors of a cell, values)."""
+    pixels = graph.node("Transpose", predicted.value, perm=(0, 2, 3, 1))
+    return graph.node("Reshape", pixels, graph.constant(np.array([0, -1, values], np.int64)))

@@ -1,0 +1,141 @@
+"""What decides a training, whatever the task: one flat record, and how settings change it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from mobilenetv2.errors import UserError, did_you_mean
+
+Optimizer = Literal["adamw", "sgd", "rmsprop_tf"]
+Schedule = Literal["cosine", "exponential"]
+R = TypeVar("R", bound="Recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training, resolved. Every field can be given on the command line as `--set name=value`.
+
+    recipe: the starting point that the other values were derived from.
+    width, resolution: of the network; resolution in pixels, square.
+    numerics: padding and batch norm as in "torch" or "tf"; "auto" takes the pretrained weights' own.
+    pretrained: a name that `mobilenetv2 models` lists, the path of a model file, "auto" for the best ImageNet
+        weights of this width, or "none".
+    freeze_stages: parts that keep their pretrained weights and batch norm: 0 none, 1 the stem, 2 the stem
+        and the first row of bottlenecks, and so on. Early parts cost most and change least.
+    epochs, warmup_epochs: passes over the training pictures; the warm-up may be a fraction.
+    measure_every: epochs between two measurements on the validation pictures; the last is always measured.
+    batch_size: pictures a step and process.
+    learning_rate, head_learning_rate: at their highest; the head is what is new: classifier, extra layers, predictors.
+    schedule: "cosine" down to 0, or "exponential", x `decay_rate` an epoch.
+    momentum, rms_decay, optimizer_eps: of the optimizer, where it has them.
+    weight_decay: never on batch norm and biases; `decay_depthwise` says whether on depthwise kernels.
+    flip: share of pictures mirrored left to right.
+    ema_decay: of the weights' exponential moving average, which is what is measured and kept; 0 is off.
+    clip_gradient_norm: 0 is off.
+    batch_norm_momentum: weight of the new batch; 0 takes the numerics profile's own (TF-Slim's .003 suits
+        hundreds of epochs: a short training would be measured with statistics of pictures it no longer sees).
+    val_fraction: share split off where there is no `val` folder. seed: of everything random, that split included.
+    workers: processes that decode; -1 takes the processor's count less one, 4 at most.
+    precision: "no" is float32; "bf16" and "fp16" where the hardware has them.
+    save_every_s: seconds between two savings of the state that a run resumes from.
+    """
+
+    recipe: str = "transfer"
+    width: float = 1.0
+    resolution: int = 224
+    numerics: Literal["auto", "torch", "tf"] = "auto"
+    pretrained: str = "auto"
+    freeze_stages: int = 0
+    epochs: int = 20
+    warmup_epochs: float = 0.5
+    measure_every: int = 1
+    batch_size: int = 32
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 1e-3
+    head_learning_rate: float = 1e-3
+    schedule: Schedule = "cosine"
+    decay_rate: float = 0.98
+    momentum: float = 0.9
+    rms_decay: float = 0.9
+    optimizer_eps: float = 1e-8
+    weight_decay: float = 0.05
+    decay_depthwise: bool = True
+    flip: float = 0.5
+    ema_decay: float = 0.998
+    clip_gradient_norm: float = 0.0
+    batch_norm_momentum: float = 0.1
+    val_fraction: float = 0.1
+    seed: int = 0
+    workers: int = -1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    save_every_s: float = 60.0
+
+    # The least and the largest value of every number; a task's recipe adds its own.
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "width": (0.05, 16),
+        "resolution": (1, 4096),
+        "freeze_stages": (0, 9),
+        "epochs": (1, 100_000),
+        "warmup_epochs": (0, 1000),
+        "measure_every": (1, 100_000),
+        "batch_size": (2, 65_536),
+        "learning_rate": (0, 100),
+        "head_learning_rate": (0, 100),
+        "decay_rate": (0, 1),
+        "momentum": (0, 1),
+        "rms_decay": (0, 1),
+        "optimizer_eps": (0, 10),
+        "weight_decay": (0, 10),
+        "flip": (0, 1),
+        "ema_decay": (0, 0.999999),
+        "clip_gradient_norm": (0, 1e6),
+        "batch_norm_momentum": (0, 1),
+        "val_fraction": (0.001, 0.9),
+        "seed": (0, 2**31),
+        "workers": (-1, 256),
+        "save_every_s": (0, 1e9),
+    }
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self.ranges.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise UserError(f"{name} {value!r} is out of range; give {low:g} to {high:g}")
+
+
+def changed(recipe: R, settings: Iterable[str] = (), **given: Any) -> R:
+    """A recipe with `name=value` settings, and with the values that are not None, put in.
+
+    Raises UserError for an unknown name, with the nearest one, and for a value of the wrong kind.
+    """
+    kinds = {name: kind for name, kind in get_type_hints(type(recipe)).items() if name not in ("recipe", "ranges")}
+    changes = {key: value for key, value in given.items() if value is not None}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise UserError(f"--set {setting}: give it as name=value")
+        if key not in kinds:
+            raise UserError(f"--set {setting}: there is no option {key!r}{did_you_mean(key, kinds)}")
+        changes[key] = _parse(text, kinds[key], setting)
+    return dataclasses.replace(recipe, **changes)
+
+
+def _parse(text: str, kind: Any, setting: str) -> Any:
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if text not in choices:
+            raise UserError(f"--set {setting}: it can be {', '.join(choices)}{did_you_mean(text, choices)}")
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"--set {setting}: it can be true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError as error:
+        word = {int: "a whole number", float: "a number"}[kind]
+        raise UserError(f"--set {setting}: {text!r} is not {word}") from error
