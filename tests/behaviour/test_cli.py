@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from conftest import QUICK, RandomModel, paint
+from conftest import QUICK, RandomDetector, RandomModel, paint
 from mobilenetv2 import cli
+from mobilenetv2.data.shapes import CLASSES, write_shapes
+from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
 
 
@@ -194,3 +197,83 @@ def test_a_figure_is_printed_and_drawn(
     assert len(rows) == 22
     assert err == f"picture: {tmp_path / 'figures/figure5.png'}\n"
     assert (tmp_path / "figures/figure5.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def detector(tmp_path: Path, random_detector: RandomDetector) -> Path:
+    path = tmp_path / "detector.safetensors"
+    random_detector(
+        preprocessing=Preprocessing(size_hw=(64, 64)), postprocessing=Postprocessing(score_threshold=0.6), num_classes=3
+    ).save(path)
+    return path
+
+
+def test_boxes_are_printed_drawn_and_written_as_coco(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, detector: Path, picture: Path, tmp_path: Path
+) -> None:
+    words = ["predict", picture, "--model", detector, "--json", "--save", tmp_path / "found"]
+    coco = tmp_path / "found.json"
+    code, out, err = run(capsys, monkeypatch, *words, "--threshold", 0.2, "--coco", coco)
+    assert (code, err) == (0, "")
+    (values,) = (json.loads(line) for line in out.splitlines())
+    assert set(values) == {"source", "task", "model", "size_hw", "ms", "detections"}
+    assert set(values["detections"][0]) == {"name", "index", "score", "box_xyxy"}
+    assert (tmp_path / "found/red.jpg").stat().st_size > 1000
+    results = json.loads(coco.read_text())
+    assert len(results) == len(values["detections"])
+    assert results[0]["file_name"] == str(picture)
+    assert results[0]["image_id"] == 1
+    # The model's own threshold shows fewer.
+    code, out, _ = run(capsys, monkeypatch, *words)
+    assert len(json.loads(out)["detections"]) < len(values["detections"])
+    code, out, _ = run(capsys, monkeypatch, "predict", picture, "--model", detector, "--threshold", 1)
+    assert out == f"{picture}: nothing\n"
+    code, out, _ = run(capsys, monkeypatch, "predict", picture, "--model", detector)
+    assert " at " in out
+
+
+def test_what_is_for_detectors_alone_is_refused_for_classifiers(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    detector: Path,
+    picture: Path,
+    tmp_path: Path,
+) -> None:
+    for words, message in (
+        (["--model", model, "--threshold", 0.5], "a score threshold is for detectors"),
+        (["--model", model, "--coco", tmp_path / "x.json"], "finds no boxes"),
+        (["--model", detector, "--threshold", 2], "score threshold 2.0 is out of range; give 0 to 1"),
+    ):
+        code, out, err = run(capsys, monkeypatch, "predict", picture, *words)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_a_detector_is_checked_measured_and_exported(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    random_detector: RandomDetector,
+    tmp_path: Path,
+) -> None:
+    shapes, path = tmp_path / "shapes", tmp_path / "m.safetensors"
+    write_shapes(shapes, train=2, val=3)
+    made = random_detector(preprocessing=Preprocessing(size_hw=(64, 64)), num_classes=len(CLASSES))
+    replace(made, card=replace(made.card, labels=CLASSES)).save(path)
+    code, out, _ = run(capsys, monkeypatch, "check", shapes, "--json")
+    assert code == 0
+    assert json.loads(out)["task"] == "detect"
+    code, out, _ = run(capsys, monkeypatch, "evaluate", path, "--data", shapes, "--json", "--save", tmp_path / "e")
+    assert code == 0
+    assert {"AP", "AP50", "AP75", "per_class"} <= set(json.loads(out))
+    assert sorted(file.name for file in (tmp_path / "e").iterdir()) == [
+        "curves.png",
+        "detections.json",
+        "evaluation.json",
+    ]
+    exported = tmp_path / "m.onnx"
+    code, out, _ = run(capsys, monkeypatch, "export", path, "--out", exported, "--pictures", shapes / "images/val")
+    assert (code, out) == (0, f"{exported}\n")
+    code, out, _ = run(capsys, monkeypatch, "evaluate", exported, "--data", shapes, "--json")
+    assert code == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import paint
+from mobilenetv2.data.shapes import write_shapes
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
@@ -29,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
     for name, colour in (("daisy", (230, 230, 230)), ("rose", (200, 40, 60))):
         for index in range(12):
             paint(tmp_path / "flowers" / name / f"{index}.jpg", colour, seed=index, size=40)
+    write_shapes(tmp_path / "cells", train=6, val=2, size_hw=(96, 96))
     return tmp_path
 
 

@@ -97,7 +97,9 @@ class DetectionEvaluation:
     def errors(self, count: int = PICTURES_KEPT) -> list[PictureErrors]:
         """Pictures with what is wrong on them at the best threshold, most errors first."""
         threshold = self.metrics.best_threshold
-        shown = [found.above(0.0 if threshold is None else threshold - 1e-9) for found in self.found]
+        # The answer at the threshold itself is shown.
+        least = 0.0 if threshold is None else float(np.nextafter(np.float32(threshold), np.float32(0)))
+        shown = [found.above(least) for found in self.found]
         some = [_errors(picture, found) for picture, found in zip(self.pictures, shown, strict=True)]
         return sorted(some, key=lambda one: (-one.errors, one.picture.name))[:count]
 
