@@ -55,7 +55,7 @@ def batched_nms(
     boxes_xyxy: Boxes, scores: NDArray[np.float32], labels: NDArray[np.int64], iou_threshold: float, limit: int
 ) -> NDArray[np.int64]:
     """`nms` within each label; indices of the best `limit` of all that are kept, best first."""
-    threshold = _round_down(iou_threshold)
+    threshold = round_down(iou_threshold)
     corners, area = np.ascontiguousarray(boxes_xyxy.T), areas(boxes_xyxy)
 
     def covers(better: NDArray[np.int64], worse: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -96,7 +96,7 @@ def _best_first(scores: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
         size *= 4
 
 
-def _round_down(share: float) -> np.float32:
+def round_down(share: float) -> np.float32:
     """The largest float32 that is not above: a float32 is above it just where it is above `share` itself."""
     nearest = np.float32(share)
     return nearest if float(nearest) <= share else np.nextafter(nearest, np.float32(-np.inf))

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenetv2.anchors import anchor_grid
-from mobilenetv2.errors import ModelFileError
 from mobilenetv2.modelfile import Card
 from mobilenetv2.predictions import Classification, Detections, Prediction, Timing
 from mobilenetv2.runtime.detect import Found, decode
@@ -46,7 +45,6 @@ class DetectReader:
 
     def __init__(self, card: Card) -> None:
         detector, self._postprocessing = card.detection
-        self._model, self._num_classes = card.name, detector.num_classes
         self._anchors_xyxy = anchor_grid(card.preprocessing.size_hw, detector.anchors)
 
     def of_network(self, outputs: Outputs, sizes_hw: Sequence[tuple[int, int]]) -> Sequence[Answer]:
@@ -56,8 +54,6 @@ class DetectReader:
 
     def of_graph(self, outputs: Outputs, pictures: int) -> Sequence[Answer]:
         boxes_xyxy, scores, labels, picture = outputs
-        if not ((labels >= 0) & (labels < self._num_classes)).all():
-            raise ModelFileError(f"model {self._model!r} found a class that its card does not name: export it again")
         return [
             Found(boxes_xyxy=boxes_xyxy[own], scores=scores[own], labels=labels[own])
             for own in (picture == index for index in range(pictures))

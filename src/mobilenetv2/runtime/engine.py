@@ -67,7 +67,7 @@ class PictureEngine:
         except self._refusals as error:
             raise ModelFileError(self._damaged) from error
         # The shapes of a detector's outputs do not tell how many classes there are.
-        if self.card.task == "detect" and (outputs[2] >= len(self.card.labels)).any():
+        if self.card.task == "detect" and not ((outputs[2] >= 0) & (outputs[2] < len(self.card.labels))).all():
             raise ModelFileError(self._damaged)
         return outputs
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mobilenetv2.anchors import CODE_SCALES_XYWH, MAX_LOG_SCALE
-from mobilenetv2.boxes import Boxes, to_centers
+from mobilenetv2.boxes import Boxes, round_down, to_centers
 from mobilenetv2.postprocessing import Postprocessing, Scores
 from mobilenetv2.runtime.onnx_wire import FLOAT32, FLOAT64, GraphBuilder
 
@@ -36,7 +36,8 @@ def add_detection(
     """
     for name, value in (
         (SCORE_THRESHOLD, postprocessing.score_threshold),
-        (IOU_THRESHOLD, postprocessing.iou_threshold),
+        # Rounded down, an overlap is above it just where it is above the share itself.
+        (IOU_THRESHOLD, round_down(postprocessing.iou_threshold)),
     ):
         # An initializer that is an input too is a default.
         graph.input(name, np.float32, ())
