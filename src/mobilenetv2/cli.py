@@ -260,11 +260,11 @@ def models(as_json: AsJson = False) -> None:
         for row in rows:
             print(json.dumps(asdict(row), ensure_ascii=False))
         return
-    cells = [("name", "top-1", "measured on", "parameters", "MB", "licence", "from")]
+    cells = [("name", "top-1 or AP", "measured on", "parameters", "MB", "licence", "from")]
     cells += [
         (
             row.name,
-            "-" if row.top1 is None else f"{row.top1:.2%}",
+            next((f"{share:.2%}" for share in (row.top1, row.AP) if share is not None), "-"),
             row.measured_on,
             f"{row.parameters:,}",
             f"{row.size_mb:.1f}",

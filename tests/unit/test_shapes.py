@@ -6,10 +6,13 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from mobilenetv2.data import shapes
 from mobilenetv2.data.boxed import read_boxes, recognise
 from mobilenetv2.data.shapes import CLASSES, draw_scene, write_shapes
 from mobilenetv2.data.tree import open_tree
@@ -40,6 +43,22 @@ def test_classes_are_even_and_sizes_are_many() -> None:
     sides = np.concatenate([(b[:, 2:] - b[:, :2]).max(axis=1) for b in (scene.boxes_xyxy for scene in SCENES)])
     assert np.percentile(sides, 10) < 30
     assert np.percentile(sides, 90) > 55
+
+
+def test_no_shape_is_mostly_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are 100 pixels high from the top: one 100 wide, then what would hide half, .3 and another .2 of it."""
+    columns = iter([(0, 100), (0, 50), (0, 30), (30, 50)])
+
+    def scripted(random: np.random.Generator, label: int, size_hw: tuple[int, int]) -> np.ndarray[Any, Any]:
+        cover = np.zeros(size_hw, np.uint8)
+        left, right = next(columns, (0, 0))
+        cover[:100, left:right] = 255
+        return cover
+
+    monkeypatch.setattr(shapes, "_cover", scripted)
+    scene = draw_scene(0, 0)
+    assert next(columns, None) is None
+    assert scene.boxes_xyxy.tolist() == [[30, 0, 100, 100], [0, 0, 30, 100]]
 
 
 def test_seed_and_number_decide() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenetv2.data.tree import Tree
+from mobilenetv2.runtime.images import PICTURE_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,25 +78,63 @@ def checked_boxes(
     "wrong-order" (right of left, or below above), "no-area" and "outside-picture" (by more than a pixel).
     """
     height, width = size_hw
-    good: list[int] = []
+    is_finite: NDArray[np.bool_] = np.asarray(np.isfinite(edges_xyxy).all(axis=1))
+    finite = np.where(is_finite[:, None], edges_xyxy, 0.0)
+    overhang = np.concatenate([-finite[:, :2], finite[:, 2:] - (width, height)], axis=1).max(axis=1)
+    boxes = finite.clip(0, [width, height, width, height]).astype(np.float32)
+    is_wrong = {
+        "not-a-number": ~is_finite,
+        "wrong-order": (finite[:, 2:] < finite[:, :2]).any(axis=1),
+        "outside-picture": overhang > ROUNDING_PX,
+        # Once clipped and rounded: what lay on the border, or was thinner than a float32, may have nothing left.
+        "no-area": (boxes[:, 2:] <= boxes[:, :2]).any(axis=1),
+    }
+    is_good = ~np.any(list(is_wrong.values()), axis=0)
     problems: list[Problem] = []
-    for index, edges in enumerate(edges_xyxy):
-        x1, y1, x2, y2 = (float(edge) for edge in edges)
+    for index in np.flatnonzero(~is_good).tolist():
+        kind = next(kind for kind, found in is_wrong.items() if found[index])
+        x1, y1, x2, y2 = (float(edge) for edge in edges_xyxy[index])
+        text = {
+            "not-a-number": "is not made of numbers",
+            "wrong-order": "ends before it begins",
+            "outside-picture": f"stands {overhang[index]:g} pixels out of the picture of {width}x{height}",
+            "no-area": "has no area",
+        }[kind]
         named = f"box {x1:g}, {y1:g}, {x2:g}, {y2:g} (left, top, right, bottom)"
-        overhang = max(-x1, -y1, x2 - width, y2 - height)
-        if not np.isfinite(edges).all():
-            problem = ("not-a-number", f"{named} is not made of numbers")
-        elif x2 < x1 or y2 < y1:
-            problem = ("wrong-order", f"{named} ends before it begins")
-        elif overhang > ROUNDING_PX:
-            problem = ("outside-picture", f"{named} stands {overhang:g} pixels out of the picture of {width}x{height}")
-        # Again once clipped: what lay on the border may have nothing left.
-        elif min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0):
-            problem = ("no-area", f"{named} has no area")
-        else:
-            good.append(index)
-            continue
-        problems.append(Problem(id=problem[0], place=places[index], text=problem[1]))
-    kept = np.array(good, np.int64)
-    boxes = edges_xyxy[kept].reshape(-1, 4).clip(0, [width, height, width, height]).astype(np.float32)
-    return boxes, kept, problems
+        problems.append(Problem(id=kind, place=places[index], text=f"{named} {text}"))
+    return boxes[is_good], np.flatnonzero(is_good), problems
+
+
+def pictures_by_name(tree: Tree) -> dict[str, list[str]]:
+    """Pictures of a tree by the last part of their name."""
+    pictures: dict[str, list[str]] = defaultdict(list)
+    for name in tree.names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() in PICTURE_SUFFIXES:
+            pictures[path.name].append(name)
+    return pictures
+
+
+def parts_of(path: str) -> tuple[str, ...]:
+    """The names in a path that was written on any machine, without those that lead up."""
+    return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", ".", ".."))
+
+
+def find_picture(path: str, pictures: dict[str, list[str]]) -> list[str]:
+    """Pictures of a tree that end as `path` does, by as many parts as any does; more than one is ambiguous.
+
+    The folders count as far as they are there: many tools write those of the machine they ran on.
+    """
+    wanted = parts_of(path)
+    shared = {
+        name: _shared_ending(name.split("/"), wanted) for name in (pictures.get(wanted[-1], []) if wanted else [])
+    }
+    return [name for name in shared if shared[name] == max(shared.values())]
+
+
+def _shared_ending(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many of the last parts of two paths are the same."""
+    count = 0
+    while count < min(len(one), len(other)) and one[-1 - count] == other[-1 - count]:
+        count += 1
+    return count

@@ -36,6 +36,7 @@ _PROBLEMS = {
     "unreadable-file": "that the system or the archive does not give",
     "missing-file": "whose picture or annotation is not there",
     "duplicate-id": "with the id of another",
+    "listed-twice": "of a picture that is listed before",
     "unknown-image": "of a picture that is not listed",
     "unknown-class": "of a class that is not listed",
     "no-class": "without a class",

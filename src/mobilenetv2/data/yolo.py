@@ -8,25 +8,40 @@ from typing import Any
 
 import numpy as np
 
-from mobilenetv2.data.annotations import Annotations, BoxedPicture, Problem, checked_boxes
+from mobilenetv2.data.annotations import (
+    Annotations,
+    BoxedPicture,
+    Problem,
+    checked_boxes,
+    find_picture,
+    parts_of,
+    pictures_by_name,
+)
 from mobilenetv2.data.folder import SPLIT_NAMES
 from mobilenetv2.data.tree import Tree, upright_size
 from mobilenetv2.errors import DataError, ImageError
 from mobilenetv2.runtime.images import PICTURE_SUFFIXES
 
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
+# Files of text that are looked at before there are no boxes.
+_LOOKED_AT = 20
+_SPLITS = ("train", "val", "test")
 
 
 def is_yolo(tree: Tree) -> bool:
-    """Whether some picture has a text file of boxes: the first one that says anything decides."""
+    """Whether a picture has a text file of boxes; looks at the first ones that say anything."""
     names = set(tree.names)
+    if not any(name.endswith(".txt") for name in names):
+        return False
+    looked_at = 0
     for picture in _pictures(tree):
         label = _label_file(picture, names)
-        if label is None:
-            continue
-        words = tree.read(label).split()
-        if words:
-            return len(words) >= 5 and all(_is_number(word) for word in words[:5])
+        words = _text(tree, label).split() if label else []
+        if _are_a_box(words):
+            return True
+        looked_at += bool(words)
+        if looked_at == _LOOKED_AT:
+            break
     return False
 
 
@@ -34,15 +49,17 @@ def read_yolo(tree: Tree) -> Annotations:
     """All splits: by the paths of `data.yaml`, or by the folders' names. A picture without a file has no boxes.
 
     A line of more than five numbers is a polygon, of which the box around it is taken.
-    Raises DataError if the names of the classes are nowhere.
+    Raises DataError if the names of the classes are nowhere, or are no names.
     """
     problems: list[Problem] = []
     settings = _settings(tree, problems)
     classes = _classes(tree, settings)
     names = set(tree.names)
     splits: dict[str, list[BoxedPicture]] = {}
-    for image_id, (picture, split) in enumerate(_by_split(tree, settings), 1):
+    read: set[str] = set()
+    for image_id, (picture, split) in enumerate(_by_split(tree, settings, problems), 1):
         label = _label_file(picture, names)
+        read |= {label} if label else set()
         try:
             size_hw = upright_size(tree, picture)
         except ImageError:
@@ -50,6 +67,13 @@ def read_yolo(tree: Tree) -> Annotations:
             size_hw = (1, 1)
         boxed = _read(tree, picture, label, size_hw, classes, image_id, problems)
         splits.setdefault(split, []).append(boxed)
+    folders = {PurePosixPath(name).parent for name in read}
+    for name in tree.names:
+        path = PurePosixPath(name)
+        if path.suffix != ".txt" or path.name in _NAME_FILES or path.parent not in folders or name in read:
+            continue
+        if _are_a_box(_text(tree, name).split()):
+            problems.append(Problem(id="missing-file", place=name, text="there is no picture of this name"))
     return Annotations(
         tree=tree,
         format="yolo",
@@ -75,60 +99,101 @@ def _label_file(picture: str, names: set[str]) -> str | None:
     return beside if beside in names and path.name not in _NAME_FILES else None
 
 
+def _text(tree: Tree, name: str) -> str:
+    """What is no UTF-8 is no number either, and is refused as such."""
+    return tree.read(name).decode("utf-8-sig", "replace")
+
+
+def _are_a_box(words: list[str]) -> bool:
+    return len(words) >= 5 and all(_is_number(word) for word in words[:5])
+
+
 def _settings(tree: Tree, problems: list[Problem]) -> dict[str, Any]:
-    """The first YAML file that names classes; its own place is under "yaml". Empty if there is none."""
+    """The YAML file that names classes; its own place is under "yaml". Empty if there is none.
+
+    Raises DataError for two that say different things.
+    """
     import yaml
 
+    found: dict[str, Any] = {}
     for name in tree.names:
         if not name.lower().endswith((".yaml", ".yml")):
             continue
         try:
             values = yaml.safe_load(tree.read(name))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # PyYAML lets through what its constructors stumble over: dates of no calendar, empty numbers, deep nesting.
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
             problems.append(Problem(id="malformed", place=f"{name}:{line}" if line else name, text="is not whole YAML"))
             continue
-        if isinstance(values, dict) and "names" in values:
-            return {**values, "yaml": name}
-    return {}
+        if not isinstance(values, dict) or "names" not in values:
+            continue
+        said = {key: values.get(key) for key in ("names", *_SPLITS)}
+        if found and found != {**said, "yaml": found["yaml"]}:
+            raise DataError(f"{tree.path}: {found['yaml']} and {name} say different things of the data; keep one")
+        found = found or {**said, "yaml": name}
+    return found
 
 
 def _classes(tree: Tree, settings: dict[str, Any]) -> tuple[str, ...]:
-    names = settings.get("names")
+    names, place = settings.get("names"), settings.get("yaml")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"{tree.path}/{settings['yaml']}: 'names' must number the classes from 0 without gaps")
+        if set(names) != set(range(len(names))):
+            raise DataError(f"{tree.path}/{place}: 'names' must number the classes from 0 without gaps")
         names = [names[index] for index in range(len(names))]
-    if isinstance(names, list):
-        return tuple(str(name) for name in names)
-    for name in tree.names:
-        if PurePosixPath(name).name in _NAME_FILES:
-            lines = tree.read(name).decode("utf-8", "replace").splitlines()
-            return tuple(line.strip() for line in lines if line.strip())
-    raise DataError(f"{tree.path}: nothing names the classes; add a data.yaml with 'names', or a classes.txt")
+    if not isinstance(names, list):
+        place = next((name for name in tree.names if PurePosixPath(name).name in _NAME_FILES), None)
+        names = [line.strip() for line in _text(tree, place).splitlines() if line.strip()] if place else []
+    if not names:
+        raise DataError(f"{tree.path}: nothing names the classes; add a data.yaml with 'names', or a classes.txt")
+    for index, name in enumerate(names):
+        # YAML takes yes, no, on and off for truth values.
+        if isinstance(name, bool) or not isinstance(name, str | int | float):
+            raise DataError(f"{tree.path}/{place}: class {index} is no name; put it in quotes")
+    classes = tuple(str(name) for name in names)
+    if twice := [name for name in classes if classes.count(name) > 1]:
+        raise DataError(f"{tree.path}/{place}: names the class {twice[0]!r} twice")
+    return classes
 
 
-def _by_split(tree: Tree, settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _by_split(tree: Tree, settings: dict[str, Any], problems: list[Problem]) -> list[tuple[str, str]]:
     """(picture, split). What no path of the YAML file leads to is named by its folders."""
+    by_name = pictures_by_name(tree)
     listed: dict[str, str] = {}
-    folders: list[tuple[str, str]] = []
-    for key in ("train", "val", "test"):
+    folders: dict[str, str] = {}
+    for key in _SPLITS:
         entries = settings.get(key) or []
         for entry in entries if isinstance(entries, list) else [entries]:
-            parts = [part for part in PurePosixPath(str(entry)).parts if part not in (".", "..", "/")]
-            ending = "/".join(parts)
-            if ending.endswith(".txt"):
-                for name in tree.names:
-                    if f"/{name}".endswith(f"/{ending}"):
-                        for line in tree.read(name).decode("utf-8", "replace").split():
-                            listed["/".join(p for p in PurePosixPath(line).parts if p not in (".", "..", "/"))] = key
-            elif ending:
-                folders.append((ending, key))
+            ending = "/".join(parts_of(str(entry)))
+            if not ending.endswith(".txt"):
+                folders.setdefault(ending, key)
+                continue
+            for name in tree.names:
+                if f"/{name}".endswith(f"/{ending}"):
+                    listed |= dict.fromkeys(_listed(tree, name, by_name, problems), key)
+    splits: list[tuple[str, str]] = []
     for picture in _pictures(tree):
-        by_list = next((key for ending, key in listed.items() if f"/{picture}".endswith(f"/{ending}")), None)
-        by_folder = next((key for ending, key in folders if f"/{ending}/" in f"/{picture}"), None)
+        # The folder that is named most closely: images/val, though images are for training.
+        by_folder = max((ending for ending in folders if f"/{ending}/" in f"/{picture}"), key=len, default="")
         named = [SPLIT_NAMES[part.lower()] for part in PurePosixPath(picture).parts[:-1] if part.lower() in SPLIT_NAMES]
-        yield picture, by_list or by_folder or (named[-1] if named else "all")
+        splits.append((picture, listed.get(picture) or folders.get(by_folder) or (named[-1] if named else "all")))
+    reached = {split for _, split in splits}
+    for key in ("train", "val"):
+        if settings.get(key) and key not in reached and any(folders.values()):
+            text = f"'{key}: {settings[key]}' leads to no picture; put it right, or take it out"
+            problems.append(Problem(id="missing-file", place=settings["yaml"], text=text))
+    return splits
+
+
+def _listed(tree: Tree, name: str, by_name: dict[str, list[str]], problems: list[Problem]) -> Iterator[str]:
+    """Pictures that a file of one name a line lists."""
+    for number, line in enumerate(_text(tree, name).splitlines(), 1):
+        found = find_picture(line.strip(), by_name)
+        if len(found) == 1:
+            yield found[0]
+        elif line.strip():
+            what = "is not there" if not found else f"is there {len(found)} times ({found[0]}, {found[1]})"
+            problems.append(Problem(id="missing-file", place=f"{name}:{number}", text=f"{line.strip()!r} {what}"))
 
 
 def _read(
@@ -142,7 +207,11 @@ def _read(
 ) -> BoxedPicture:
     height, width = size_hw
     edges, labels, places = [], [], []
-    lines = tree.read(label).decode("utf-8", "replace").splitlines() if label else []
+    try:
+        lines = _text(tree, label).splitlines() if label else []
+    except DataError as error:
+        problems.append(Problem(id="unreadable-file", place=str(label), text=str(error)))
+        lines = []
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
@@ -172,7 +241,9 @@ def _read(
         edges.append(box)
         labels.append(int(values[0]))
         places.append(place)
-    scaled = np.array(edges, np.float64).reshape(-1, 4) * [width, height, width, height]
+    # Vast ones are refused as edges.
+    with np.errstate(over="ignore"):
+        scaled = np.array(edges, np.float64).reshape(-1, 4) * [width, height, width, height]
     boxes, kept, wrong = checked_boxes(scaled, size_hw, places)
     problems += wrong
     return BoxedPicture(
@@ -186,7 +257,7 @@ def _read(
     )
 
 
-def _is_number(word: bytes | str) -> bool:
+def _is_number(word: str) -> bool:
     """NaN and infinity are numbers here; they are refused as edges."""
     try:
         float(word)

@@ -96,15 +96,16 @@ def box_metrics(pictures: Sequence[BoxedPicture], found: Sequence[FoundBoxes], c
     which an answer may hit or not. VOC's numbers ignore them as VOC does.
     """
     numbers, per_class = _coco(pictures, found, len(classes))
-    rows, marked = [], []
-    for label, name in enumerate(classes):
-        scores, hits, boxes = _matches(pictures, found, label)
-        curve = _curve(scores, hits, boxes)
-        marked.append((scores, hits))
+    scores, labels, rights = _matches(pictures, found)
+    true = np.concatenate([np.empty(0, np.int64), *(picture.labels[~picture.ignored] for picture in pictures)])
+    rows = []
+    for label, (name, boxes) in enumerate(zip(classes, np.bincount(true, minlength=len(classes)), strict=True)):
+        own = labels == label
+        curve = _curve(scores[own], rights[own], int(boxes))
         rows.append(
             ClassBoxes(
                 name=name,
-                boxes=boxes,
+                boxes=int(boxes),
                 AP=per_class[label][0],
                 AP50=per_class[label][1],
                 voc_ap=_voc_ap(curve) if boxes else None,
@@ -112,16 +113,11 @@ def box_metrics(pictures: Sequence[BoxedPicture], found: Sequence[FoundBoxes], c
                 curve=curve,
             )
         )
-    every = _curve(
-        np.concatenate([scores for scores, _ in marked]),
-        np.concatenate([hits for _, hits in marked]),
-        sum(row.boxes for row in rows),
-    )
     return BoxMetrics(
         **numbers,
         voc_ap=_mean([row.voc_ap for row in rows]),
         voc_ap_11=_mean([row.voc_ap_11 for row in rows]),
-        **_best(every),
+        **_best(_curve(scores, rights, len(true))),
         per_class=tuple(rows),
     )
 
@@ -196,44 +192,38 @@ def _defined_mean(values: NDArray[np.float64]) -> float | None:
 # ---- At IoU .5, by VOC's rules
 
 
-def match_picture(
-    boxes_xyxy: NDArray[np.float32], true_xyxy: NDArray[np.float32], ignored: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """(N,) which true box each answer of one class hits, surest answer first: its index, -1 for none, -2 for ignored.
+def match_picture(found: FoundBoxes, picture: BoxedPicture) -> NDArray[np.int64]:
+    """(N,) which true box of its class each answer hits: its index, -1 for none, -2 for an ignored one.
 
     An answer goes to the box that it overlaps most; where that is taken by a surer one, it is wrong. Source: the
     VOC development kit.
     """
-    hits = np.full(len(boxes_xyxy), -1, np.int64)
-    if not len(true_xyxy):
+    hits = np.full(len(found.labels), -1, np.int64)
+    if not len(picture.labels):
         return hits
-    taken = np.zeros(len(true_xyxy), bool)
-    for index, row in enumerate(pairwise_iou(boxes_xyxy, true_xyxy)):
-        best = int(row.argmax())
-        if row[best] < MATCH_IOU:
-            continue
-        if ignored[best]:
-            hits[index] = -2
-        elif not taken[best]:
-            taken[best] = True
-            hits[index] = best
+    order = np.argsort(-found.scores, kind="stable")
+    is_own = found.labels[order, None] == picture.labels
+    overlaps = np.where(is_own, pairwise_iou(found.boxes_xyxy[order], picture.boxes_xyxy), -1)
+    best, is_near = overlaps.argmax(axis=1), overlaps.max(axis=1) >= MATCH_IOU
+    hits[order[is_near & picture.ignored[best]]] = -2
+    near = np.flatnonzero(is_near & ~picture.ignored[best])
+    taken, surest = np.unique(best[near], return_index=True)
+    hits[order[near[surest]]] = taken
     return hits
 
 
 def _matches(
-    pictures: Sequence[BoxedPicture], found: Sequence[FoundBoxes], label: int
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
-    """Scores of all answers of one class, whether each is right, and how many true boxes there are."""
-    scores, rights, boxes = [np.empty(0)], [np.empty(0, bool)], 0
+    pictures: Sequence[BoxedPicture], found: Sequence[FoundBoxes]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Score and class of every answer that counts, and whether it is right."""
+    scores, labels, rights = [np.empty(0)], [np.empty(0, np.int64)], [np.empty(0, bool)]
     for picture, some in zip(pictures, found, strict=True):
-        own, true = some.labels == label, picture.labels == label
-        order = np.argsort(-some.scores[own], kind="stable")
-        hits = match_picture(some.boxes_xyxy[own][order], picture.boxes_xyxy[true], picture.ignored[true])
+        hits = match_picture(some, picture)
         counted = hits != -2
-        scores.append(some.scores[own][order][counted].astype(np.float64))
+        scores.append(some.scores[counted].astype(np.float64))
+        labels.append(some.labels[counted])
         rights.append(hits[counted] >= 0)
-        boxes += int((true & ~picture.ignored).sum())
-    return np.concatenate(scores), np.concatenate(rights), boxes
+    return np.concatenate(scores), np.concatenate(labels), np.concatenate(rights)
 
 
 def _curve(scores: NDArray[np.float64], rights: NDArray[np.bool_], boxes: int) -> Curve:
@@ -258,10 +248,12 @@ def _voc_ap_11(curve: Curve) -> float:
 
 
 def _best(curve: Curve) -> dict[str, float | None]:
-    total = curve.precision + curve.recall
-    if not total.any():
+    if not curve.recall.any():
         return dict.fromkeys(("best_threshold", "precision", "recall", "f1"))
+    total = curve.precision + curve.recall
     f1 = np.divide(2 * curve.precision * curve.recall, total, out=np.zeros_like(total), where=total > 0)
+    # No threshold parts equal scores.
+    f1[:-1][curve.scores[:-1] == curve.scores[1:]] = 0
     best = int(f1.argmax())
     return {
         "best_threshold": float(curve.scores[best]),

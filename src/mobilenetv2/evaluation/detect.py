@@ -192,13 +192,9 @@ def evaluate_detector(
 
 
 def _errors(picture: BoxedPicture, found: Detections) -> PictureErrors:
-    wrong, missed = np.zeros(len(found), bool), ~picture.ignored
-    for label in np.union1d(found.labels, picture.labels):
-        own, true = np.flatnonzero(found.labels == label), np.flatnonzero(picture.labels == label)
-        hits = match_picture(found.boxes_xyxy[own], picture.boxes_xyxy[true], picture.ignored[true])
-        wrong[own] = hits == -1
-        missed[true[hits[hits >= 0]]] = False
-    return PictureErrors(picture=picture, found=found, wrong=wrong, missed=missed)
+    hits, missed = match_picture(found, picture), ~picture.ignored
+    missed[hits[hits >= 0]] = False
+    return PictureErrors(picture=picture, found=found, wrong=hits == -1, missed=missed)
 
 
 def _rounded(share: float | None) -> float | None:

@@ -15,7 +15,8 @@ class ModelRow:
     """One model.
 
     in_box: whether `predict` can use it at once; the others are what training starts from.
-    top1, top5: shares 0..1, None where they were not measured; measured_on: what they are true of.
+    top1, top5: of a classifier, AP, AP50: of a detector; shares 0..1, None where they were not measured.
+    measured_on: what they are true of.
     size_mb: of the file or the download, in millions of bytes.
     origin: "in the box", an address, or a project on the package index.
     """
@@ -25,6 +26,8 @@ class ModelRow:
     in_box: bool
     top1: float | None
     top5: float | None
+    AP: float | None
+    AP50: float | None
     measured_on: str
     parameters: int
     size_mb: float
@@ -44,6 +47,8 @@ def list_models(box: Path = MODELS_IN_THE_BOX) -> list[ModelRow]:
                 in_box=True,
                 top1=card.metrics.get("top1"),
                 top5=card.metrics.get("top5"),
+                AP=card.metrics.get("AP"),
+                AP50=card.metrics.get("AP50"),
                 measured_on=str(card.metrics.get("data", "")),
                 parameters=card.parameters,
                 size_mb=round(path.stat().st_size / 1e6, 1),
@@ -58,6 +63,8 @@ def list_models(box: Path = MODELS_IN_THE_BOX) -> list[ModelRow]:
             in_box=False,
             top1=source.top1,
             top5=source.top5,
+            AP=None,
+            AP50=None,
             measured_on=source.measured_on,
             parameters=source.parameters,
             size_mb=source.size_mb,
