@@ -40,19 +40,20 @@ SHAPES = (
     "pretrained=cifar10",
     "resolution=160",
     "freeze_stages=3",
-    "epochs=10",
-    "measure_every=5",
+    "epochs=8",
+    "measure_every=4",
     "warmup_epochs=0.5",
     "batch_size=8",
     "learning_rate=0.001",
     "head_learning_rate=0.003",
     "ema_decay=0.97",
     "class_loss=quality",
+    "anchors=fit",
     "anchors_per_box=4",
     "flip_vertical=0.5",  # shapes have no up and down
     "photometric=0",
 )
-SHAPES_TO_TRAIN, SHAPES_TO_VALIDATE = 240, 48
+SHAPES_TO_TRAIN, SHAPES_TO_VALIDATE = 200, 40
 
 
 def run_demo(out: Path) -> None:

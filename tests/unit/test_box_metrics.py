@@ -86,6 +86,41 @@ def test_the_second_answer_to_a_box_is_wrong() -> None:
     np.testing.assert_allclose(metrics.per_class[0].curve.precision, [1, 0.5, 2 / 3])
 
 
+def test_equal_scores_are_shown_together_or_not_at_all() -> None:
+    # The first answer alone would reach an F1 of 1, but no threshold parts it from the two that hit nothing.
+    metrics = box_metrics([picture([A], [0])], [answers([A, FAR, B], [0, 0, 0], [0.5, 0.5, 0.5])], ("a",))
+    assert metrics.best_threshold == 0.5
+    assert (metrics.precision, metrics.recall, metrics.f1) == pytest.approx((1 / 3, 1, 0.5))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_threshold_reaches_a_higher_f1(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    places = (A, B, FAR)
+    pictures, found = [], []
+    for _ in range(20):
+        true, said = random.permutation(3)[: random.integers(4)], random.integers(0, 3, random.integers(6))
+        pictures.append(picture([places[i] for i in true], random.integers(0, 2, len(true)).tolist()))
+        scores = random.integers(1, 8, len(said)) / 8
+        found.append(answers([places[i] for i in said], random.integers(0, 2, len(said)).tolist(), scores.tolist()))
+    metrics = box_metrics(pictures, found, ("a", "b"))
+    boxes = sum(len(one.labels) for one in pictures)
+
+    def f1_from(threshold: float) -> float:
+        right = shown = 0
+        for one, some in zip(pictures, found, strict=True):
+            true = {(*box, label) for box, label in zip(one.boxes_xyxy.tolist(), one.labels.tolist(), strict=True)}
+            kept = some.scores >= threshold
+            pairs = zip(some.boxes_xyxy[kept].tolist(), some.labels[kept].tolist(), strict=True)
+            right += len({(*box, label) for box, label in pairs} & true)
+            shown += int(kept.sum())
+        return 2 * right / (shown + boxes)
+
+    highest = max(f1_from(eighth / 8) for eighth in range(1, 8))
+    assert metrics.best_threshold is not None
+    assert metrics.f1 == pytest.approx(highest) == pytest.approx(f1_from(metrics.best_threshold))
+
+
 def brute_force(true: list[list[Box]], found: list[list[tuple[Box, float]]]) -> float:
     """VOC's average precision of one class, by plain loops."""
 

@@ -14,7 +14,7 @@ from mobilenetv2.data.annotations import BoxedPicture
 from mobilenetv2.data.shapes import CLASSES, write_shapes
 from mobilenetv2.errors import DataError
 from mobilenetv2.evaluation import DetectionEvaluation, evaluate
-from mobilenetv2.evaluation.box_metrics import box_metrics
+from mobilenetv2.evaluation.box_metrics import box_metrics, match_picture
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.plots import pr_curves_png
 from mobilenetv2.predictions import Detections, Timing
@@ -86,7 +86,8 @@ def test_what_a_card_and_json_hold(random_detector: RandomDetector) -> None:
     card = EVALUATION.completed(model.card)
     assert card.metrics == EVALUATION.card_metrics()
     assert card.postprocessing is not None
-    assert card.postprocessing.score_threshold == 0.8
+    # Shown is what lies above: from .80 on the answer of .8 itself, which counts, would be missing.
+    assert card.postprocessing.score_threshold == 0.79
     text = EVALUATION.to_text()
     assert "3 pictures, 3 boxes" in text
     assert "best F1 80.0% at score 0.80" in text
@@ -94,6 +95,27 @@ def test_what_a_card_and_json_hold(random_detector: RandomDetector) -> None:
     assert len(results) == 4
     assert results[0] == {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.9}
     assert pr_curves_png(EVALUATION).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("best", "shown_from"), [(0.8049, 0.8), (0.011, 0.05), (0.999, 0.95), (0.05, 0.05)])
+def test_a_card_s_threshold_shows_neither_noise_nor_nothing(
+    random_detector: RandomDetector, best: float, shown_from: float
+) -> None:
+    card = random_detector(preprocessing=Preprocessing(size_hw=(64, 64))).card
+    completed = replace(EVALUATION, metrics=replace(EVALUATION.metrics, best_threshold=best)).completed(card)
+    assert completed.postprocessing is not None
+    assert completed.postprocessing.score_threshold == shown_from
+
+
+def test_a_surer_answer_takes_the_box_whatever_their_order() -> None:
+    near = [10.0, 10.0, 30.0, 29.0]
+    found = detections([near, A, B, FAR], [0, 0, 0, 1], [0.7, 0.9, 0.9, 0.8])
+    assert match_picture(found, PICTURES[0]).tolist() == [-1, 0, -1, -1]
+    ignored = replace(PICTURES[0], ignored=np.array([True, False]))
+    # Any number of answers may hit an ignored box; one of another class hits nothing.
+    assert match_picture(found, ignored).tolist() == [-2, -2, -1, -1]
+    assert match_picture(found, PICTURES[2]).tolist() == [-1] * 4
+    assert match_picture(detections([], [], []), PICTURES[0]).tolist() == []
 
 
 def test_nothing_found_says_nothing_of_a_threshold(random_detector: RandomDetector) -> None:

@@ -15,8 +15,8 @@ def check(path: Path) -> Diagnosis:
     """Read every file of a folder or `.zip` once and say what is wrong with it. Needs no torch.
 
     What it is of is recognised by looking: boxes in COCO, Pascal VOC or YOLO form, or a folder for each class.
-    Raises DataError only if there are no files at `path`, they cannot be listed, or boxes come in two formats;
-    all else is a finding.
+    Raises DataError only if there are no files at `path`, they cannot be listed, boxes come in two formats, the file
+    by which a format is recognised cannot be read, or nothing names YOLO's classes; all else is a finding.
     """
     tree = open_tree(path)
     return check_boxes(tree) if recognise(tree) else check_folder(tree)

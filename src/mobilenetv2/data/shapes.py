@@ -48,7 +48,7 @@ def draw_scene(seed: int, index: int, size_hw: tuple[int, int] = (192, 192)) -> 
     height, width = size_hw
     image = _ground(random, size_hw)
     owners = np.zeros(size_hw, np.int64)  # the number of the shape that is seen at each pixel, from 1
-    areas: list[int] = []
+    areas, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)  # pixels of each shape, and those not hidden
     labels: list[int] = []
     wanted = int(random.integers(_SHAPES[0], _SHAPES[1] + 1))
     for _ in range(4 * wanted):
@@ -57,15 +57,17 @@ def draw_scene(seed: int, index: int, size_hw: tuple[int, int] = (192, 192)) -> 
         label = int(random.integers(len(CLASSES)))
         cover = _cover(random, label, size_hw)
         inside = cover >= 128
-        after = np.where(inside, len(labels) + 1, owners)
-        seen = np.bincount(after.ravel(), minlength=len(labels) + 2)[1:]
-        if not inside.any() or (seen[:-1] < _LEAST_SEEN * np.array(areas, np.float64)).any():
+        left_over = seen - np.bincount(owners[inside], minlength=len(labels) + 1)[1:]
+        if not inside.any() or (left_over < _LEAST_SEEN * areas).any():
             continue
-        owners = after
-        areas.append(int(inside.sum()))
+        area = inside.sum()
+        areas, seen = np.append(areas, area), np.append(left_over, area)
         labels.append(label)
-        share = (cover / 255.0)[..., None]
-        image = image * (1 - share) + _colour(random, image[inside].mean(axis=0)) * share
+        owners[inside] = len(labels)
+        x1, y1, x2, y2 = _extent(cover > 0)
+        share = (cover[y1:y2, x1:x2] / 255.0)[..., None]
+        colour = _colour(random, image[inside].mean(axis=0))
+        image[y1:y2, x1:x2] = image[y1:y2, x1:x2] * (1 - share) + colour * share
     blurred = Image.fromarray(image.clip(0, 255).astype(np.uint8)).filter(
         ImageFilter.GaussianBlur(float(random.uniform(0, 0.8)))
     )

@@ -53,7 +53,7 @@ def read_yolo(tree: Tree) -> Annotations:
     """
     problems: list[Problem] = []
     settings = _settings(tree, problems)
-    classes = _classes(tree, settings)
+    classes = _classes(tree, settings, problems)
     names = set(tree.names)
     splits: dict[str, list[BoxedPicture]] = {}
     read: set[str] = set()
@@ -124,7 +124,8 @@ def _settings(tree: Tree, problems: list[Problem]) -> dict[str, Any]:
         # PyYAML lets through what its constructors stumble over: dates of no calendar, empty numbers, deep nesting.
         except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
             line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-            problems.append(Problem(id="malformed", place=f"{name}:{line}" if line else name, text="is not whole YAML"))
+            text = f"is not whole YAML ({str(getattr(error, 'problem', None) or error).splitlines()[0]})"
+            problems.append(Problem(id="malformed", place=f"{name}:{line}" if line else name, text=text))
             continue
         if not isinstance(values, dict) or "names" not in values:
             continue
@@ -135,7 +136,7 @@ def _settings(tree: Tree, problems: list[Problem]) -> dict[str, Any]:
     return found
 
 
-def _classes(tree: Tree, settings: dict[str, Any]) -> tuple[str, ...]:
+def _classes(tree: Tree, settings: dict[str, Any], problems: list[Problem]) -> tuple[str, ...]:
     names, place = settings.get("names"), settings.get("yaml")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
@@ -145,7 +146,8 @@ def _classes(tree: Tree, settings: dict[str, Any]) -> tuple[str, ...]:
         place = next((name for name in tree.names if PurePosixPath(name).name in _NAME_FILES), None)
         names = [line.strip() for line in _text(tree, place).splitlines() if line.strip()] if place else []
     if not names:
-        raise DataError(f"{tree.path}: nothing names the classes; add a data.yaml with 'names', or a classes.txt")
+        why = f" ({problems[0]})" if problems else ""
+        raise DataError(f"{tree.path}: nothing names the classes{why}; add a data.yaml with 'names', or a classes.txt")
     for index, name in enumerate(names):
         # YAML takes yes, no, on and off for truth values.
         if isinstance(name, bool) or not isinstance(name, str | int | float):
@@ -157,32 +159,40 @@ def _classes(tree: Tree, settings: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _by_split(tree: Tree, settings: dict[str, Any], problems: list[Problem]) -> list[tuple[str, str]]:
-    """(picture, split). What no path of the YAML file leads to is named by its folders."""
+    """(picture, split). What no path of the YAML file leads to is named by its folders.
+
+    A picture is in one split: the one that lists it, or whose folder is nearest to it, or the first of `_SPLITS`.
+    So a `val` of the very pictures of `train` is none.
+    """
+    pictures = list(_pictures(tree))
     by_name = pictures_by_name(tree)
-    listed: dict[str, str] = {}
-    folders: dict[str, str] = {}
+    named = {picture: _named_split(picture) for picture in pictures}
+    chosen: dict[str, tuple[float, str]] = {}
     for key in _SPLITS:
         entries = settings.get(key) or []
         for entry in entries if isinstance(entries, list) else [entries]:
             ending = "/".join(parts_of(str(entry)))
-            if not ending.endswith(".txt"):
-                folders.setdefault(ending, key)
-                continue
-            for name in tree.names:
-                if f"/{name}".endswith(f"/{ending}"):
-                    listed |= dict.fromkeys(_listed(tree, name, by_name, problems), key)
-    splits: list[tuple[str, str]] = []
-    for picture in _pictures(tree):
-        # The folder that is named most closely: images/val, though images are for training.
-        by_folder = max((ending for ending in folders if f"/{ending}/" in f"/{picture}"), key=len, default="")
-        named = [SPLIT_NAMES[part.lower()] for part in PurePosixPath(picture).parts[:-1] if part.lower() in SPLIT_NAMES]
-        splits.append((picture, listed.get(picture) or folders.get(by_folder) or (named[-1] if named else "all")))
-    reached = {split for _, split in splits}
-    for key in ("train", "val"):
-        if settings.get(key) and key not in reached and any(folders.values()):
-            text = f"'{key}: {settings[key]}' leads to no picture; put it right, or take it out"
-            problems.append(Problem(id="missing-file", place=settings["yaml"], text=text))
-    return splits
+            if ending.endswith(".txt"):
+                lists = [name for name in tree.names if f"/{name}".endswith(f"/{ending}")]
+                led = [picture for name in lists for picture in _listed(tree, name, by_name, problems)]
+                nearness = float("inf")
+            else:
+                led = [picture for picture in pictures if f"/{ending}/".replace("//", "/") in f"/{picture}"]
+                nearness = len(ending)
+            for picture in led:
+                if picture not in chosen or nearness > chosen[picture][0]:
+                    chosen[picture] = (nearness, key)
+            # Tools name a test folder also where there is none; without the others it would be other data.
+            if not led and key != "test" and key not in named.values():
+                text = f"'{key}: {entry}' leads to no picture; put it right, or take it out"
+                problems.append(Problem(id="missing-file", place=settings["yaml"], text=text))
+    return [(picture, chosen[picture][1] if picture in chosen else named[picture]) for picture in pictures]
+
+
+def _named_split(picture: str) -> str:
+    """The split that the nearest folder is named after."""
+    folders = [part.lower() for part in PurePosixPath(picture).parts[:-1]]
+    return next((SPLIT_NAMES[part] for part in reversed(folders) if part in SPLIT_NAMES), "all")
 
 
 def _listed(tree: Tree, name: str, by_name: dict[str, list[str]], problems: list[Problem]) -> Iterator[str]:

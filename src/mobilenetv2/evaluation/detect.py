@@ -89,7 +89,7 @@ class DetectionEvaluation:
         postprocessing = card.postprocessing
         if self.metrics.best_threshold is not None:
             # Down to a hundredth, so that the answer at the threshold itself is shown.
-            threshold = np.floor(self.metrics.best_threshold * 100) / 100
+            threshold = np.floor(_just_below(self.metrics.best_threshold) * 100) / 100
             threshold = float(np.clip(threshold, LEAST_THRESHOLD, MOST_THRESHOLD))
             postprocessing = replace(postprocessing, score_threshold=round(threshold, 2))
         return replace(card, metrics=self.card_metrics(), postprocessing=postprocessing)
@@ -97,8 +97,7 @@ class DetectionEvaluation:
     def errors(self, count: int = PICTURES_KEPT) -> list[PictureErrors]:
         """Pictures with what is wrong on them at the best threshold, most errors first."""
         threshold = self.metrics.best_threshold
-        # The answer at the threshold itself is shown.
-        least = 0.0 if threshold is None else float(np.nextafter(np.float32(threshold), np.float32(0)))
+        least = 0.0 if threshold is None else _just_below(threshold)
         shown = [found.above(least) for found in self.found]
         some = [_errors(picture, found) for picture, found in zip(self.pictures, shown, strict=True)]
         return sorted(some, key=lambda one: (-one.errors, one.picture.name))[:count]
@@ -195,6 +194,11 @@ def _errors(picture: BoxedPicture, found: Detections) -> PictureErrors:
     hits, missed = match_picture(found, picture), ~picture.ignored
     missed[hits[hits >= 0]] = False
     return PictureErrors(picture=picture, found=found, wrong=hits == -1, missed=missed)
+
+
+def _just_below(score: float) -> float:
+    """What a score is above: boxes are shown above a threshold, not at it."""
+    return float(np.nextafter(np.float32(score), np.float32(0)))
 
 
 def _rounded(share: float | None) -> float | None:
