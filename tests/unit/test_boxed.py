@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from test_voc import box, devkit, write, xml
 
 from mobilenetv2.data.boxed import read_boxes, read_boxes_of_split, recognise
+from mobilenetv2.data.shapes import write_shapes
 from mobilenetv2.data.tree import fingerprint, open_tree
 from mobilenetv2.errors import DataError
 
@@ -93,3 +95,39 @@ def test_what_cannot_be_trained_on(tmp_path: Path) -> None:
     data = read_boxes(flat(tmp_path / "some", 6))
     gone = data.splits["train"][0].name
     assert gone not in {p.name for p in data.without({gone}).splits["train"]}
+
+
+def test_every_format_of_the_same_boxes_gives_the_same_boxes(tmp_path: Path) -> None:
+    """COCO as it is generated, and from it Pascal VOC and YOLO; each as a folder and as a `.zip`."""
+    write_shapes(tmp_path / "coco", train=6, val=2, size_hw=(96, 128))
+    (tmp_path / "coco/classes.txt").unlink()
+    source = read_boxes(tmp_path / "coco")
+    voc, yolo = {}, {"data.yaml": f"names: {list(source.classes)}\ntrain: images/train\nval: images/val\n"}
+    for split, pictures in source.splits.items():
+        for picture in pictures:
+            stem = Path(picture.name).stem
+            lines, objects = [], []
+            for (x1, y1, x2, y2), label in zip(picture.boxes_xyxy.tolist(), picture.labels.tolist(), strict=True):
+                objects.append(box(source.classes[label], x1 + 1, y1 + 1, x2, y2))
+                shares = [(x1 + x2) / 256, (y1 + y2) / 192, (x2 - x1) / 128, (y2 - y1) / 96]
+                lines.append(" ".join(map(str, [label, *shares])))
+            voc[f"{split}/{stem}.xml"] = xml("".join(objects), (128, 96))
+            yolo[f"labels/{split}/{stem}.txt"] = "\n".join(lines)
+            for place in (tmp_path / "voc" / split, tmp_path / "yolo/images" / split):
+                place.mkdir(parents=True, exist_ok=True)
+                (place / Path(picture.name).name).write_bytes(source.tree.read(picture.name))
+    write(tmp_path / "voc", voc, [])
+    write(tmp_path / "yolo", yolo, [])
+    for name in ("coco", "voc", "yolo"):
+        # With a folder around everything, as archives have it.
+        archive = shutil.make_archive(str(tmp_path / name), "zip", tmp_path, name)
+        for path in (tmp_path / name, Path(archive)):
+            data = read_boxes(path)
+            assert (data.format, data.problems, data.derived) == (name, (), False)
+            assert {split: len(some) for split, some in data.splits.items()} == {"train": 6, "val": 2}
+            for split, expected in source.splits.items():
+                for ours, theirs in zip(data.splits[split], expected, strict=True):
+                    assert Path(ours.name).name == Path(theirs.name).name
+                    assert ours.size_hw == theirs.size_hw
+                    np.testing.assert_allclose(ours.boxes_xyxy, theirs.boxes_xyxy, atol=1e-3)
+                    assert [data.classes[i] for i in ours.labels] == [source.classes[i] for i in theirs.labels]

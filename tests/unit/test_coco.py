@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,108 @@ def test_a_file_too_large_to_be_held_is_refused_unread(tmp_path: Path, monkeypat
 
 def test_other_json_is_none_of_ours(tmp_path: Path) -> None:
     assert not is_coco(open_tree(write(tmp_path, "captions.json", {"images": [], "annotations": []}, ["a.png"])))
+
+
+def test_pictures_are_found_whatever_machine_named_them(tmp_path: Path) -> None:
+    named = ["/home/me/set/images/a.png", "C:\\set\\images\\b.png", "../images/c.png"]
+    images = [image(number, name) for number, name in enumerate(named)]
+    folder = write(tmp_path, "labels/boxes.json", values(images, []), [f"images/{letter}.png" for letter in "abc"])
+    found = read_coco(open_tree(folder))
+    assert found.problems == ()
+    assert [picture.name for picture in found.splits["all"]] == ["images/a.png", "images/b.png", "images/c.png"]
+
+
+def test_a_picture_s_split_is_its_folder_and_not_its_own_name(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        content = values([image(1, "test_1.png")], [])
+        write(tmp_path, f"annotations/instances_{split}.json", content, [f"images/{split}/test_1.png"])
+    found = read_coco(open_tree(tmp_path))
+    assert found.problems == ()
+    assert {split: [p.name for p in some] for split, some in found.splits.items()} == {
+        "train": ["images/train/test_1.png"],
+        "val": ["images/val/test_1.png"],
+    }
+
+
+def test_a_class_is_its_name_however_a_file_numbers_it(tmp_path: Path) -> None:
+    train = values([image(1, "a.png")], [annotation(1, 7, 1, 1, 5, 5)])
+    val = values([image(1, "a.png")], [annotation(1, 7, 1, 1, 5, 5)], [{"id": 7, "name": "cat"}])
+    write(tmp_path, "train/boxes.json", train, ["train/a.png"])
+    found = read_coco(open_tree(write(tmp_path, "val/boxes.json", val, ["val/a.png"])))
+    assert found.problems == ()
+    assert found.classes == ("cat", "dog")
+    assert [found.classes[found.splits[split][0].labels[0]] for split in ("train", "val")] == ["dog", "cat"]
+
+
+def test_two_names_of_one_id_are_wrong(tmp_path: Path) -> None:
+    categories = [*CATEGORIES, {"id": 3, "name": "mouse"}]
+    found = read_coco(open_tree(write(tmp_path, "a.json", values([image(1, "a.png")], [], categories), ["a.png"])))
+    assert found.classes == ("cat", "dog")
+    (problem,) = found.problems
+    assert (problem.id, str(problem)) == ("duplicate-id", "a.json: category 3: 'mouse' has the id 3 of 'cat'")
+
+
+def test_a_category_that_is_its_own_supercategory_is_a_class(tmp_path: Path) -> None:
+    """As COCO's person, also where a part of the data has none."""
+    categories = [{"id": 1, "name": "person", "supercategory": "person"}, *CATEGORIES]
+    content = values([image(1, "a.png")], [annotation(1, 7, 1, 1, 5, 5)], categories)
+    assert read_coco(open_tree(write(tmp_path, "a.json", content, ["a.png"]))).classes == ("person", "cat", "dog")
+
+
+def test_a_picture_that_is_listed_twice(tmp_path: Path) -> None:
+    content = values(
+        [image(1, "a.png"), image(2, "a.png")], [annotation(1, 7, 1, 1, 5, 5), annotation(2, 7, 9, 9, 5, 5)]
+    )
+    found = read_coco(open_tree(write(tmp_path, "a.json", content, ["a.png"])))
+    assert len(found.splits["all"]) == 1
+    (problem,) = found.problems
+    assert (problem.id, problem.place) == ("listed-twice", "a.json: image id 2")
+    assert "is listed before, as id 1" in problem.text
+
+
+@pytest.mark.parametrize("edge", [10**400, float("inf"), 1e308, True, None])
+def test_numbers_beyond_all_pictures_are_wrong_edges(tmp_path: Path, edge: object) -> None:
+    content = values([image(1, "a.png")], [annotation(1, 7, edge, 1, edge, 5)])
+    (problem,) = read_coco(open_tree(write(tmp_path, "a.json", content, ["a.png"]))).problems
+    assert problem.id == "not-a-number"
+
+
+def test_what_is_to_be_ignored_is_no_crowd(tmp_path: Path) -> None:
+    content = values([image(1, "a.png")], [annotation(1, 7, 1, 1, 5, 5, iscrowd=0, ignore=1)])
+    (picture,) = read_coco(open_tree(write(tmp_path, "a.json", content, ["a.png"]))).splits["all"]
+    assert (picture.ignored.tolist(), picture.crowd.tolist()) == ([True], [False])
+
+
+def test_sizes_that_are_not_said_and_that_are_no_numbers(tmp_path: Path) -> None:
+    content = values([{"id": 1, "file_name": "a.png", "width": None, "height": 0}], [annotation(1, 7, 1, 1, 5, 5)])
+    found = read_coco(open_tree(write(tmp_path, "a.json", content, ["a.png"])))
+    assert found.problems == ()
+    assert found.splits["all"][0].size_hw == (40, 60)
+    content["images"] = [image(1, "a.png") | {"height": "40"}]
+    (problem,) = read_coco(open_tree(write(tmp_path, "a.json", content, []))).problems
+    assert (problem.id, problem.text) == ("malformed", "needs numbers as 'width' and 'height', not 60 and '40'")
+
+
+@pytest.mark.parametrize("size", [{}, {"width": float("inf"), "height": 40}, {"width": 60, "height": 40}])
+def test_what_is_no_picture_is_left_to_those_who_decode(tmp_path: Path, size: dict[str, Any]) -> None:
+    content = values([{"id": 1, "file_name": "a.png", **size}], [annotation(1, 7, 1, 1, 5, 5)])
+    write(tmp_path, "a.json", content, [])
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    found = read_coco(open_tree(tmp_path))
+    assert found.problems == ()
+    assert [picture.name for picture in found.splits["all"]] == ["a.png"]
+
+
+def test_polygons_are_dropped_while_they_are_read(tmp_path: Path) -> None:
+    """They are most of a file, and as Python's numbers several times as large."""
+    polygons = [[float(i) + 0.5 for i in range(1000)]]
+    annotations = [annotation(1, 7, 1, 1, 5, 5, segmentation=polygons) for _ in range(200)]
+    folder = write(tmp_path, "a.json", values([image(1, "a.png")], annotations), ["a.png"])
+    tree = open_tree(folder)
+    tracemalloc.start()
+    found = read_coco(tree)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.splits["all"][0].labels) == 200
+    # The file as bytes and as text, but not its 200,000 numbers of 24 bytes and a pointer each.
+    assert peak < 3 * tree.size("a.json")

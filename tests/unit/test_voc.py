@@ -107,6 +107,7 @@ FILE_READER = '<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><annotation
         (xml("", (640, 480)), "size-mismatch", "Annotations/a.xml", "says 640x480 pixels, but"),
         ("<annotation><object>", "malformed", "Annotations/a.xml:1", "is not whole XML"),
         ("<annotation>\n\n</bnd>", "malformed", "Annotations/a.xml:3", "is not whole XML"),
+        ("<?xml version='1.0' encoding='x-none'?><annotation/>", "malformed", "Annotations/a.xml", "known encoding"),
         (BOMB, "malformed", "Annotations/a.xml", "EntitiesForbidden"),
         (FILE_READER, "malformed", "Annotations/a.xml", "EntitiesForbidden"),
     ],

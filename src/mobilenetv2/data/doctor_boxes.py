@@ -14,7 +14,7 @@ from mobilenetv2.boxes import areas, pairwise_iou, to_centers
 from mobilenetv2.data.annotations import Annotations, BoxedPicture
 from mobilenetv2.data.boxed import read_annotations
 from mobilenetv2.data.diagnosis import SEVERITIES, Diagnosis, Finding, number
-from mobilenetv2.data.doctor_pictures import check_duplicates, check_pictures, finding, read_pictures
+from mobilenetv2.data.doctor_pictures import EXAMPLES_KEPT, check_duplicates, check_pictures, finding, read_pictures
 from mobilenetv2.data.tree import Tree
 from mobilenetv2.runtime.images import PICTURE_SUFFIXES
 
@@ -101,8 +101,13 @@ def _check_layout(data: Annotations) -> Iterator[Finding]:
             "Training needs one; for evaluation alone this is as it should be.",
         )
     used = {picture.name for some in data.splits.values() for picture in some}
+    # Masks of the same pictures, for another task, are none themselves.
     unlisted = [
-        name for name in data.tree.names if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES and name not in used
+        name
+        for name in data.tree.names
+        if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES
+        and name not in used
+        and "masks" not in PurePosixPath(name.lower()).parts
     ]
     yield from finding(
         "not-annotated",
@@ -218,11 +223,13 @@ def _check_anchors(data: Annotations) -> Iterator[Finding]:
         if own.any()
     ]
     fitted = _overlaps(pictures, fit_anchor_sizes(sides / min(INPUT_HW), INPUT_HW))
+    owners = [picture.name for picture in pictures for _ in range(int((~picture.ignored).sum()))]
+    worst = Counter(owners[index] for index in np.flatnonzero(missed)).most_common(EXAMPLES_KEPT)
     yield Finding(
         id="anchors-miss-boxes",
         severity="warning",
         count=int(missed.sum()),
-        examples=(),
+        examples=tuple(f"{name} ({count})" for name, count in worst),
         text=f"{int(missed.sum()):,} of {len(missed):,} training boxes overlap no default anchor by {REACHED_IOU:g} at "
         f"an input of {INPUT_HW[1]} pixels; reached are {', '.join(by_size)}",
         remedy=f"Train with --anchors fit, which reaches {1 - (fitted < REACHED_IOU).mean():.1%} of all instead of "

@@ -132,6 +132,9 @@ def _read_file(tree: Tree, picture: str, name: str, problems: list[Problem]) -> 
     except DefusedXmlException as error:
         refuse("malformed", name, f"holds what no annotation needs and none may have ({type(error).__name__})")
         return None
+    except (ValueError, LookupError) as error:
+        refuse("malformed", name, f"is not XML of a known encoding ({error})")
+        return None
     except DataError as error:
         refuse("unreadable-file", name, str(error))
         return None
@@ -142,9 +145,9 @@ def _read_file(tree: Tree, picture: str, name: str, problems: list[Problem]) -> 
         size_hw = (0, 0)
     said = _number(root.findtext("size/height")), _number(root.findtext("size/width"))
     if size_hw == (0, 0):
-        size_hw = (int(said[0]), int(said[1])) if min(said) > 0 else (1, 1)
+        size_hw = (int(said[0]), int(said[1])) if all(1 <= side < np.inf for side in said) else (1, 1)
     # Some tools write 0 for a size that they do not know.
-    elif min(said) > 0 and said != size_hw:
+    elif all(side > 0 for side in said) and said != size_hw:
         real = f"{size_hw[1]}x{size_hw[0]}"
         refuse("size-mismatch", name, f"says {said[1]:g}x{said[0]:g} pixels, but {picture} has {real}")
         return None

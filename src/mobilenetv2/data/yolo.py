@@ -177,7 +177,7 @@ def _by_split(tree: Tree, settings: dict[str, Any], problems: list[Problem]) -> 
                 led = [picture for name in lists for picture in _listed(tree, name, by_name, problems)]
                 nearness = float("inf")
             else:
-                led = [picture for picture in pictures if f"/{ending}/".replace("//", "/") in f"/{picture}"]
+                led = _below(PurePosixPath(settings["yaml"]).parent, ending, pictures)
                 nearness = len(ending)
             for picture in led:
                 if picture not in chosen or nearness > chosen[picture][0]:
@@ -187,6 +187,14 @@ def _by_split(tree: Tree, settings: dict[str, Any], problems: list[Problem]) -> 
                 text = f"'{key}: {entry}' leads to no picture; put it right, or take it out"
                 problems.append(Problem(id="missing-file", place=settings["yaml"], text=text))
     return [(picture, chosen[picture][1] if picture in chosen else named[picture]) for picture in pictures]
+
+
+def _below(folder: PurePosixPath, ending: str, pictures: list[str]) -> list[str]:
+    """Pictures below a path: from the YAML file's folder if it leads to any, from any folder otherwise."""
+    start = f"{folder.joinpath(ending).as_posix()}/".removeprefix("./")
+    return [name for name in pictures if name.startswith(start)] or [
+        name for name in pictures if f"/{ending}/" in f"/{name}"
+    ]
 
 
 def _named_split(picture: str) -> str:
