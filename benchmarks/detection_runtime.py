@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from mobilenetv2.detector import Detector, detector_shapes
-from mobilenetv2.export.onnx import draw_pictures
+from mobilenetv2.exports.onnx import draw_pictures
 from mobilenetv2.modelfile import Card, ModelFile, load_model_file
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mobilenetv2.data.diagnosis import Diagnosis
     from mobilenetv2.description import Description
     from mobilenetv2.evaluation import AnyEvaluation
-    from mobilenetv2.export.onnx import ExportReport
+    from mobilenetv2.exports.onnx import ExportReport
     from mobilenetv2.paper.page import Exhibit
     from mobilenetv2.predictions import Prediction
     from mobilenetv2.weights.catalogue import ModelRow
@@ -133,7 +133,7 @@ def export(
     if to not in EXPORT_TARGETS:
         known = ", ".join(EXPORT_TARGETS)
         raise UserError(f"export target {to!r} is not known{did_you_mean(to, EXPORT_TARGETS)}; it can be {known}")
-    from mobilenetv2.export.onnx import export_onnx
+    from mobilenetv2.exports.onnx import export_onnx
 
     path = find_model(model)
     target = Path(out) if out else Path(f"{path.stem}.onnx")

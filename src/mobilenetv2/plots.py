@@ -109,6 +109,7 @@ def curves_png(history: Sequence[dict[str, Any]]) -> bytes:
             measures.plot(places[best], shares[best], "o", markersize=7, markerfacecolor="none", markeredgecolor=ORANGE)
         measures.plot(places, shares, color=colour, label=label, **_dots(places))
     _dress(measures, f"{' and '.join(named)} on the validation pictures", "%", epochs[-1])
+    measures.set_ylim(bottom=max(measures.get_ylim()[0], 0))
     measures.legend(frameon=False, fontsize=8, loc="best", labelcolor=INK)
     return to_png(figure)
 
@@ -130,14 +131,16 @@ CURVES_DRAWN = 10
 def pr_curves_png(evaluation: DetectionEvaluation) -> bytes:
     """Precision by recall of each class at IoU .5; the ten classes with most boxes, where there are more."""
     figure = new_figure()
-    figure.set_size_inches(5.4, 3.8)
     axes = figure.add_subplot()
     rows = sorted((row for row in evaluation.metrics.per_class if row.boxes), key=lambda row: -row.boxes)[:CURVES_DRAWN]
     names = dict(zip(evaluation.classes, _names(evaluation.classes), strict=True))
+    figure.set_size_inches(6.2 + 0.065 * max((len(names[row.name]) for row in rows), default=0), 3.8)
     for number, row in enumerate(rows):
         label = f"{names[row.name]}  {100 * (row.AP50 or 0):.1f} %"
         style = "-" if number < len(_LINES) else "--"
-        recall, precision = row.curve.recall, row.curve.precision
+        # From the left edge, at the precision of the first answer, so that a single right one is seen too.
+        recall = np.concatenate([np.zeros_like(row.curve.recall[:1]), row.curve.recall])
+        precision = np.concatenate([row.curve.precision[:1], row.curve.precision])
         axes.plot(100 * recall, 100 * precision, style, color=_LINES[number % len(_LINES)], linewidth=1.6, label=label)
     axes.set_title("Precision by recall at IoU .5", fontsize=10, color=INK, loc="left")
     axes.set_xlabel("recall: true boxes that are found (%)", color=QUIET, fontsize=9)
@@ -150,8 +153,16 @@ def pr_curves_png(evaluation: DetectionEvaluation) -> bytes:
     axes.grid(color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     if rows:
+        # Beside the curves: there is no corner that they all leave free.
         legend = axes.legend(
-            frameon=False, fontsize=8, labelcolor=INK, title="AP50", title_fontsize=8, loc="lower left"
+            frameon=False,
+            fontsize=8,
+            labelcolor=INK,
+            title="AP50",
+            title_fontsize=8,
+            alignment="left",
+            loc="upper left",
+            bbox_to_anchor=(1.02, 1.02),
         )
         for line in legend.get_texts():
             line.set_parse_math(False)

@@ -277,3 +277,15 @@ def test_a_detector_is_checked_measured_and_exported(
     assert (code, out) == (0, f"{exported}\n")
     code, out, _ = run(capsys, monkeypatch, "evaluate", exported, "--data", shapes, "--json")
     assert code == 0
+
+
+def test_verbs_stay_functions_whatever_is_imported() -> None:
+    """A package of the same name as a function would take its place once it is imported."""
+    code = (
+        "import importlib, pkgutil, mobilenetv2\n"
+        "for module in pkgutil.walk_packages(mobilenetv2.__path__, 'mobilenetv2.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        importlib.import_module(module.name)\n"
+        "assert all(callable(getattr(mobilenetv2, name)) for name in mobilenetv2.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

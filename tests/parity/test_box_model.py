@@ -17,8 +17,8 @@ from mobilenetv2.anchors import anchor_grid
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.data.boxed import read_boxes_of_split
 from mobilenetv2.data.tree import decode as decode_picture
-from mobilenetv2.export.onnx import export_onnx
-from mobilenetv2.export.parity import compare
+from mobilenetv2.exports.onnx import export_onnx
+from mobilenetv2.exports.parity import compare
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.networks.ssd import build_detector
 from mobilenetv2.predictions import Detections

@@ -16,9 +16,9 @@ from PIL import Image
 
 from conftest import RandomDetector, RandomModel
 from mobilenetv2.errors import ExportError, ImageError, UserError
-from mobilenetv2.export import onnx as export
-from mobilenetv2.export.onnx import ExportReport, draw_pictures, export_onnx
-from mobilenetv2.export.parity import compare
+from mobilenetv2.exports import onnx as export
+from mobilenetv2.exports.onnx import ExportReport, draw_pictures, export_onnx
+from mobilenetv2.exports.parity import compare
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.postprocessing import Postprocessing, Scores
 from mobilenetv2.predictions import Classification, Detections

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mobilenetv2.detector import Detector
-from mobilenetv2.export.parity import compare
+from mobilenetv2.exports.parity import compare
 from mobilenetv2.modelfile import Card
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.predictions import Classification, Detections, Timing

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from conftest import RandomDetector, RandomModel, make_random_model
 from mobilenetv2.anchors import anchor_grid, tf_anchor_sizes
 from mobilenetv2.errors import ImageError, ModelFileError, UserError
-from mobilenetv2.export.onnx import draw_pictures
+from mobilenetv2.exports.onnx import draw_pictures
 from mobilenetv2.modelfile import CARD_KEY, FORMAT, ModelFile
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.predictions import Classification, Detections, Prediction

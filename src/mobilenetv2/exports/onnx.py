@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenetv2.errors import ExportError, UserError
-from mobilenetv2.export.parity import Comparison, compare
+from mobilenetv2.exports.parity import Comparison, compare
 from mobilenetv2.files import write_aside
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.runtime.graph import picture_graph
