@@ -27,7 +27,7 @@ from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.runtime.detect import Found
 from mobilenetv2.runtime.engine import OnnxRuntimeEngine
 from mobilenetv2.runtime.images import open_image
-from mobilenetv2.runtime.predictor import PillowScorer
+from mobilenetv2.runtime.scorers import PillowScorer
 
 ROUNDS = 31
 THRESHOLDS = (0.3, 0.01)

@@ -29,15 +29,17 @@ def predict(
     model: str | PathLike[str] = DEFAULT_MODEL,
     threads: int | None = None,
     score_threshold: float | None = None,
+    tiles: bool = False,
 ) -> Iterator[Prediction | ImageError]:
     """The answer for every picture of paths, folders, globs, addresses and '-' (stdin), one after another.
 
-    score_threshold: of a detector, 0..1; None for the model's own.
+    score_threshold: of a detector, 0..1; None for the model's own. tiles: of a segmenter, whether large pictures are
+    looked at piece by piece, at their own resolution.
     A picture that cannot be read yields its ImageError, and the others go on. For single pictures in
     memory use `mobilenetv2.load(model).predict(...)`.
     Raises UserError if there are no pictures, ModelFileError for the model.
     """
-    predictor = load(model, threads=threads, score_threshold=score_threshold)
+    predictor = load(model, threads=threads, score_threshold=score_threshold, tiles=tiles)
     for source in expand_sources([str(source) for source in sources]):
         try:
             yield predictor.predict(source)
@@ -54,16 +56,18 @@ def train(
     recipe: str = "transfer",
     settings: Iterable[str] = (),
     width: float | None = None,
-    resolution: int | None = None,
+    resolution: int | tuple[int, int] | None = None,
     weights: str | PathLike[str] | None = None,
     skip_bad: bool = False,
     resume: str | PathLike[str] | None = None,
 ) -> Path:
     """Train on a folder or `.zip` of pictures, or go on with a stopped run; returns the run's folder.
 
-    task: "classify", of pictures in a folder for each class, or "detect", of boxes in COCO, Pascal VOC or YOLO form.
+    task: "classify", of pictures in a folder for each class, "detect", of boxes in COCO, Pascal VOC or YOLO form, or
+    "segment", of masks as PNG, in Pascal VOC or COCO form.
     out: the run's folder, by default the first free `runs/TASK-N`. name: of the model, by default the
     data's. recipe, settings: see `mobilenetv2.training.recipes`; settings are "name=value".
+    resolution: of the input in pixels, square, or (segment alone) height and width.
     weights: a file of pretrained weights, instead of fetching them. skip_bad: go on without pictures that
     cannot be decoded and boxes that cannot be right. resume: the folder of a run; it knows everything else.
     The folder ends with `model.safetensors`, `metrics.jsonl`, `evaluation.json` and `report.html`; the model's card
@@ -87,7 +91,12 @@ def train(
     else:
         if data is None:
             raise UserError("training needs --data DIR, or --resume RUN to go on with a stopped one")
-        chosen = resolve(task, recipe, settings, width=width, resolution=resolution)
+        sides = {"resolution": resolution}
+        if isinstance(resolution, tuple):
+            if task != "segment":
+                raise UserError(f"resolution {resolution}: for {task!r} it is one number, as the input is square")
+            sides = {"resolution": resolution[0], "input_width": resolution[1]}
+        chosen = resolve(task, recipe, settings, width=width, **sides)
         run = runs.Run(
             task=task,
             data=str(Path(data).absolute()),
@@ -141,11 +150,15 @@ def export(
     return export_onnx(load_model_file(path), target, pictures=proof)
 
 
-def check(data: str | PathLike[str]) -> Diagnosis:
-    """Everything that is wrong, or odd, with a data set. Raises UserError only if no files can be listed."""
+def check(data: str | PathLike[str], *, task: str | None = None) -> Diagnosis:
+    """Everything that is wrong, or odd, with a data set.
+
+    task: what it is for, "classify", "detect" or "segment"; found by looking if None, boxes before masks.
+    Raises UserError only if no files can be listed, or there is nothing for that task.
+    """
     from mobilenetv2.data.doctor import check as diagnose
 
-    return diagnose(Path(data))
+    return diagnose(Path(data), task=task)
 
 
 def describe(

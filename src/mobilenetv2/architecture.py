@@ -58,7 +58,8 @@ MOBILENET_V1 = (
     Separable(1024, 2),
     Separable(1024, 1),  # 7 x 7 x 1024
 )
-STRIDE_16_BLOCKS = 11  # of MobileNetV1: the blocks up to the last one before the fifth stride
+# Of MobileNetV1: the blocks up to the last one before the third stride, and before the fifth.
+STRIDE_4_BLOCKS, STRIDE_16_BLOCKS = 3, 11
 
 # The convolution at stride 16 that detection reads: the expansion of TF-Slim's layer 15 (Sec. 6.2).
 TAPS = {"mobilenet_v2": "stages.5.blocks.0.expand", "mobilenet_v1": f"blocks.{STRIDE_16_BLOCKS - 1}.mix"}
@@ -262,9 +263,10 @@ class ParameterShape(NamedTuple):
 
 
 class Convolution(NamedTuple):
-    """A convolution with what follows it: batch norm or a bias, perhaps a shortcut, perhaps ReLU6.
+    """A convolution with what follows it: batch norm or a bias, perhaps a shortcut, perhaps an activation.
 
     name: of the torch module. shortcut: the convolution whose result is added to this one's.
+    norm_eps: of its batch norm; None for the numerics profile's own.
     """
 
     name: str
@@ -275,7 +277,8 @@ class Convolution(NamedTuple):
     dilation: int = 1
     depthwise: bool = False
     has_norm: bool = True
-    has_relu6: bool = True
+    norm_eps: float | None = None
+    activation: Literal["relu6", "relu", "linear"] = "relu6"
     shortcut: str | None = None
 
     @property
@@ -325,7 +328,7 @@ def _mobilenet_v2(plan: Plan) -> list[Convolution]:
                     f"{prefix}.project",
                     inner,
                     block.out_channels,
-                    has_relu6=False,
+                    activation="linear",
                     shortcut=before if block.has_shortcut else None,
                 )
             )

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one: class folders, COCO, VOC or YOLO.")]
+Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one: class folders, boxes or masks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all processors by default.")]
 
@@ -73,12 +73,18 @@ def predict(
         str, typer.Option(help="A model file, an exported .onnx, or the name of a model in the box.")
     ] = "cifar10",
     as_json: AsJson = False,
-    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Write each picture with its labels here.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each picture with its answer here; masks too.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes a classifier names.")] = 5,
     threshold: Annotated[
         float | None, typer.Option(help="Show boxes from this score on, 0 to 1; the model's own by default.")
     ] = None,
     coco: Annotated[Path | None, typer.Option(metavar="FILE", help="Write boxes as COCO results to this file.")] = None,
+    tiles: Annotated[
+        bool, typer.Option("--tiles", help="Segment large pictures piece by piece, at their own resolution.")
+    ] = False,
+    polygons: Annotated[bool, typer.Option("--polygons", help="With --json, outlines of segments too.")] = False,
     threads: Threads = None,
 ) -> None:
     """Say what pictures show, and where."""
@@ -88,7 +94,7 @@ def predict(
     from mobilenetv2.runtime.images import STDIN, Source, expand_sources, read_stdin
     from mobilenetv2.runtime.predictor import load
 
-    predictor = load(model, threads=threads, score_threshold=threshold)
+    predictor = load(model, threads=threads, score_threshold=threshold, tiles=tiles)
     if coco is not None and predictor.card.task != "detect":
         raise UserError(f"--coco {coco}: {model} finds no boxes; give a detector by --model")
     failed, taken = False, set[str]()
@@ -106,8 +112,7 @@ def predict(
             # In the order of the pictures, from 1; the name tells which.
             results += [{**result, "file_name": source} for result in answer.to_coco(number)]
         if as_json:
-            values = answer.to_dict() if isinstance(answer, Detections) else answer.to_dict(top)
-            print(json.dumps(values, ensure_ascii=False), flush=True)
+            print(json.dumps(_values(answer, top, polygons), ensure_ascii=False), flush=True)
         else:
             print(f"{answer.source}: {_in_words(answer, top)}", flush=True)
         if save is not None:
@@ -122,11 +127,21 @@ def predict(
         raise typer.Exit(2)
 
 
+def _values(answer: Prediction, top: int, polygons: bool) -> dict[str, Any]:
+    from mobilenetv2.predictions import Classification, Detections
+
+    if isinstance(answer, Classification):
+        return answer.to_dict(top)
+    return answer.to_dict() if isinstance(answer, Detections) else answer.to_dict(polygons=polygons)
+
+
 def _in_words(answer: Prediction, top: int) -> str:
-    from mobilenetv2.predictions import Classification
+    from mobilenetv2.predictions import Classification, Segmentation
 
     if isinstance(answer, Classification):
         return ", ".join(f"{label.name} {label.score:.1%}" for label in answer.top(top))
+    if isinstance(answer, Segmentation):
+        return ", ".join(f"{one.name} {one.pixels / answer.mask.size:.1%}" for one in answer.segments)
     boxes = [
         f"{box.name} {box.score:.1%} at {', '.join(f'{edge:.0f}' for edge in box.box_xyxy)}" for box in answer.boxes
     ]
@@ -135,10 +150,12 @@ def _in_words(answer: Prediction, top: int) -> str:
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Argument(help="classify or detect.")] = "classify",
+    task: Annotated[str, typer.Argument(help="classify, detect or segment.")] = "classify",
     data: Annotated[
         Path | None,
-        typer.Option(help="A folder, or a .zip of one: class folders to classify; COCO, VOC or YOLO to detect."),
+        typer.Option(
+            help="A folder, or a .zip of one: class folders to classify; COCO, VOC or YOLO to detect; masks to segment."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/TASK-N by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; the data's by default.")] = None,
@@ -147,7 +164,9 @@ def train(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option.")
     ] = None,
     width: Annotated[float | None, typer.Option(help="Width multiplier.")] = None,
-    resolution: Annotated[int | None, typer.Option(help="Input size in pixels.")] = None,
+    resolution: Annotated[
+        str | None, typer.Option(help="Input size in pixels: 224, or 369x481, height first, to segment.")
+    ] = None,
     anchors: Annotated[
         str | None, typer.Option(help="Of a detector: tf, or fit for sizes fitted to the training boxes.")
     ] = None,
@@ -171,13 +190,21 @@ def train(
         recipe=recipe,
         settings=[*(settings or []), *([f"anchors={anchors}"] if anchors else [])],
         width=width,
-        resolution=resolution,
+        resolution=_sides(resolution) if resolution else None,
         weights=weights,
         skip_bad=skip_bad,
         resume=resume,
     )
     print(folder / "model.safetensors")
     _say(f"report: {folder / 'report.html'}")
+
+
+def _sides(text: str) -> int | tuple[int, int]:
+    """'224' or '369x481'."""
+    sides = text.lower().split("x")
+    if not all(side.isascii() and side.isdigit() for side in sides) or len(sides) > 2:
+        raise UserError(f"--resolution {text}: give pixels, as 224, or height and width, as 369x481")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 @app.command()
@@ -237,12 +264,15 @@ def export(
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures, or a .zip of one.")],
+    task: Annotated[
+        str | None, typer.Option(help="classify, detect or segment, where the data is for more than one.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is wrong with a data set, before it is trained on."""
     from mobilenetv2 import api
 
-    diagnosis = api.check(data)
+    diagnosis = api.check(data, task=task)
     print(json.dumps(diagnosis.to_dict(), ensure_ascii=False) if as_json else diagnosis.to_text())
     if diagnosis.has_errors:
         raise typer.Exit(2)
@@ -260,11 +290,11 @@ def models(as_json: AsJson = False) -> None:
         for row in rows:
             print(json.dumps(asdict(row), ensure_ascii=False))
         return
-    cells = [("name", "top-1 or AP", "measured on", "parameters", "MB", "licence", "from")]
+    cells = [("name", "top-1, AP or mIOU", "measured on", "parameters", "MB", "licence", "from")]
     cells += [
         (
             row.name,
-            next((f"{share:.2%}" for share in (row.top1, row.AP) if share is not None), "-"),
+            next((f"{share:.2%}" for share in (row.top1, row.AP, row.miou) if share is not None), "-"),
             row.measured_on,
             f"{row.parameters:,}",
             f"{row.size_mb:.1f}",

@@ -16,11 +16,13 @@ from mobilenetv2.detector import Detector
 from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.networks.complexity import Complexity, Operator, Shape, block_path, trace
+from mobilenetv2.networks.deeplab_v3 import build_segmenter
 from mobilenetv2.networks.mobilenet_v2 import InvertedResidual
 from mobilenetv2.networks.mobilenets import build_mobilenet
 from mobilenetv2.networks.ssd import build_detector
 from mobilenetv2.networks.zoo import ZOO, build
 from mobilenetv2.runtime.predictor import find_model, models_in_the_box
+from mobilenetv2.segmenter import Segmenter
 
 BYTES = 4  # of an activation: 32 bits
 
@@ -132,6 +134,9 @@ def describe(
         with torch.device("meta"):
             if isinstance(architecture, Detector):
                 network: nn.Module = build_detector(architecture)
+                kind += f" on {architecture.backbone}"
+            elif isinstance(architecture, Segmenter):
+                network, output_stride = build_segmenter(architecture), architecture.output_stride
                 kind += f" on {architecture.backbone}"
             else:
                 network, output_stride = build_mobilenet(architecture), architecture.output_stride

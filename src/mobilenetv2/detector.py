@@ -150,7 +150,7 @@ def detector_layers(detector: Detector) -> DetectorLayers:
         ]
 
     def head(name: str, channels: int, predicted: int) -> list[Convolution]:
-        plain = Convolution(name, channels, predicted, has_norm=False, has_relu6=False)
+        plain = Convolution(name, channels, predicted, has_norm=False, activation="linear")
         if not lite:
             return [plain._replace(kernel=3)]
         depthwise = Convolution(f"{name}.filter", channels, channels, kernel=3, depthwise=True)

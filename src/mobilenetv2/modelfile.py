@@ -19,25 +19,30 @@ from mobilenetv2.errors import ModelFileError, UserError, did_you_mean
 from mobilenetv2.files import reason, write_aside
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
+from mobilenetv2.segmenter import Segmenter, segmenter_shapes
 
 Tensors = dict[str, NDArray[Any]]
 
 FORMAT = 1
 CARD_KEY = "mobilenetv2_card"
-TASKS = ("classify", "detect")
+Network = Architecture | Detector | Segmenter
+# The record that describes a task's network.
+NETWORKS: dict[str, type[Network]] = {"classify": Architecture, "detect": Detector, "segment": Segmenter}
 MAX_HEADER_BYTES = 16 * 2**20
 
 
-def tensor_shapes(architecture: Architecture | Detector) -> list[ParameterShape]:
+def tensor_shapes(architecture: Network) -> list[ParameterShape]:
     """Name and shape of every tensor of a model file, in the order of the torch module."""
-    return detector_shapes(architecture) if isinstance(architecture, Detector) else parameter_shapes(architecture)
+    if isinstance(architecture, Detector):
+        return detector_shapes(architecture)
+    return segmenter_shapes(architecture) if isinstance(architecture, Segmenter) else parameter_shapes(architecture)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """What a model is, what it needs and what it reached; JSON in the metadata of the model file.
 
-    architecture: a `Detector` where the task is "detect".
+    architecture: a `Detector` where the task is "detect", a `Segmenter` where it is "segment".
     labels: class names in the order of the outputs; of a detector without the background.
     postprocessing: of a detector alone, and always there.
     metrics: shares 0..1 by name, with "data" naming what they were measured on.
@@ -46,7 +51,7 @@ class Card:
 
     name: str
     task: str
-    architecture: Architecture | Detector
+    architecture: Network
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     postprocessing: Postprocessing | None = None
@@ -56,17 +61,17 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise UserError(f"task {self.task!r} is not known; it can be {' or '.join(map(repr, TASKS))}")
+        if self.task not in NETWORKS:
+            raise UserError(f"task {self.task!r} is not known; it can be {' or '.join(map(repr, NETWORKS))}")
         detects = self.task == "detect"
-        if isinstance(self.architecture, Detector) is not detects:
+        if type(self.architecture) is not NETWORKS[self.task]:
             raise UserError(f"task {self.task!r} cannot have {self.architecture.name!r} as its network")
         if (self.postprocessing is not None) is not detects:
             raise UserError(f"task {self.task!r} {'needs' if detects else 'has no'} postprocessing")
-        if detects and self.preprocessing.resize != "stretch":
-            # Boxes are shares of the whole picture.
+        if self.task != "classify" and self.preprocessing.resize != "stretch":
+            # Boxes and masks are of the whole picture.
             raise UserError(
-                f"resize {self.preprocessing.resize!r} is not possible for task 'detect'; it needs 'stretch'"
+                f"resize {self.preprocessing.resize!r} is not possible for task {self.task!r}; it needs 'stretch'"
             )
         if len(self.labels) != self.architecture.num_classes:
             raise UserError(f"{len(self.labels)} labels, but the network has {self.architecture.num_classes} outputs")
@@ -74,7 +79,7 @@ class Card:
     @property
     def classifier(self) -> Architecture:
         """The network of a classifier. Raises UserError if the model does something else."""
-        if isinstance(self.architecture, Detector):
+        if not isinstance(self.architecture, Architecture):
             raise UserError(f"model {self.name!r} is for task {self.task!r}, not 'classify'")
         return self.architecture
 
@@ -84,6 +89,13 @@ class Card:
         if not isinstance(self.architecture, Detector) or self.postprocessing is None:
             raise UserError(f"model {self.name!r} is for task {self.task!r}, not 'detect'")
         return self.architecture, self.postprocessing
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The network of a segmenter. Raises UserError if the model does something else."""
+        if not isinstance(self.architecture, Segmenter):
+            raise UserError(f"model {self.name!r} is for task {self.task!r}, not 'segment'")
+        return self.architecture
 
     @property
     def parameters(self) -> int:
@@ -114,7 +126,8 @@ class Card:
                 "pip install --upgrade mobilenetv2"
             )
         try:
-            kind = Detector if values["task"] == "detect" else Architecture
+            # An unknown task is refused with the others, below.
+            kind = NETWORKS.get(values["task"], Architecture)
             values["architecture"] = _record(kind, values["architecture"])
             values["preprocessing"] = _record(Preprocessing, values["preprocessing"])
             if values.get("postprocessing") is not None:
@@ -208,7 +221,7 @@ def _card_text(content: bytes, source: str) -> str:
     return text
 
 
-def _check_tensors(tensors: Tensors, architecture: Architecture | Detector, *, source: str) -> None:
+def _check_tensors(tensors: Tensors, architecture: Network, *, source: str) -> None:
     expected = dict(tensor_shapes(architecture))
     for name, shape in expected.items():
         if name not in tensors:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenetv2.masks import outlines, rle_encode
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -159,4 +161,59 @@ class Detections:
         }
 
 
-Prediction = Classification | Detections
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One class of a picture: its name and place, and how many pixels are of it."""
+
+    name: str
+    index: int
+    pixels: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """The answer of a segmenter for one picture: a class for each pixel.
+
+    mask: (H, W) uint8, places in `names`, in pixels of the picture after its EXIF orientation.
+    The rest as in `Classification`.
+    """
+
+    mask: NDArray[np.uint8]
+    names: tuple[str, ...]
+    size_hw: tuple[int, int]
+    source: str
+    model: str
+    ms: Timing
+
+    task = "segment"
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The classes that are there, largest first; equal ones in the order of the classes."""
+        pixels = np.bincount(self.mask.reshape(-1), minlength=len(self.names))
+        order = np.argsort(-pixels, kind="stable")
+        return [Segment(name=self.names[i], index=int(i), pixels=int(pixels[i])) for i in order if pixels[i]]
+
+    def to_dict(self, *, polygons: bool = False) -> dict[str, Any]:
+        """Plain values, as `predict --json` prints them: where each class is, as COCO's run-length code.
+
+        polygons: outlines too, as lists of x, y, x, y... in pixels; see `masks.polygons`.
+        """
+        return {
+            "source": self.source,
+            "task": self.task,
+            "model": self.model,
+            "size_hw": list(self.size_hw),
+            "ms": {part: round(value, 2) for part, value in asdict(self.ms).items()},
+            "segments": [
+                {
+                    **asdict(segment),
+                    "rle": rle_encode(self.mask == segment.index),
+                    **({"polygons": outlines(self.mask == segment.index)} if polygons else {}),
+                }
+                for segment in self.segments
+            ],
+        }
+
+
+Prediction = Classification | Detections | Segmentation

@@ -14,7 +14,7 @@ from mobilenetv2.errors import ImageError, UserError
 Resize = Literal["stretch", "crop"]
 Interpolation = Literal["bilinear", "bicubic"]
 
-_PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
 IMAGENET_STD_RGB = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # as mean and std: pixels to [-1, 1], TensorFlow's habit
@@ -46,7 +46,7 @@ class Preprocessing:
             raise UserError(f"input size {height}x{width} is out of range; give 1 to {MAX_SIDE} pixels a side")
         if self.resize not in ("stretch", "crop"):
             raise UserError(f"resize {self.resize!r} is not known; it can be 'stretch' or 'crop'")
-        if self.interpolation not in _PILLOW:
+        if self.interpolation not in PILLOW_FILTERS:
             raise UserError(f"interpolation {self.interpolation!r} is not known; it can be 'bilinear' or 'bicubic'")
         if not 0 < self.crop_fraction <= 1:
             raise UserError(f"crop fraction {self.crop_fraction!r} is out of range; give above 0, at most 1")
@@ -87,7 +87,7 @@ def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """An RGB picture of any size -> one of `preprocessing.size_hw`."""
     geometry = plan_geometry((image.height, image.width), preprocessing)
     (height, width), (out_height, out_width) = geometry.resized_hw, preprocessing.size_hw
-    interpolation = _PILLOW[preprocessing.interpolation]
+    interpolation = PILLOW_FILTERS[preprocessing.interpolation]
     # Width first, as Pillow did for every picture until some version of 12 began to take tall ones height
     # first: levels are rounded in between, and the answer must not depend on the version.
     resized = image.resize((width, image.height), interpolation).resize((width, height), interpolation)

@@ -166,9 +166,10 @@ def test_shapes(backbone: BackboneName, width: float, channels: int) -> None:
         network = on_meta(backbone, output_stride, True, width)
         size_hw = -(-65 // output_stride), -(-130 // output_stride)
         with torch.no_grad():
-            features = network.eval().feature_map(images)
+            features = network.eval().maps(images)[-1]
             assert features.shape == (2, channels, *size_hw)
-            assert network.head(features).shape == (2, 21, *size_hw)
+            assert network.head(features).shape == (2, 256, *size_hw)
+            assert network(images).shape == (2, 21, *size_hw)
         rates = [rate * 16 // output_stride for rate in (6, 12, 18)]
         assert [cast(ConvNorm, atrous).conv.dilation[0] for atrous in network.head.atrous] == rates
 
@@ -199,7 +200,7 @@ def calibrated(network: DeepLabv3, size_hw: tuple[int, int], images: int = 2) ->
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        network.train()(torch.randn(images, 3, *size_hw, dtype=network.head.classifier.weight.dtype))
+        network.train()(torch.randn(images, 3, *size_hw, dtype=network.classifier.weight.dtype))
     return network.eval()
 
 
@@ -241,7 +242,7 @@ def test_dilation_answers_as_the_stride_did_and_between(
     for size_hw in sizes_hw:
         images = torch.randn(1, 3, *size_hw, dtype=torch.float64)
         with torch.inference_mode():
-            at_32, at_16, at_8 = (net.feature_map(images) for net in (network, *twins))
+            at_32, at_16, at_8 = (net.maps(images)[-1] for net in (network, *twins))
             assert worst(at_16[:, :, ::2, ::2], at_32) <= 1e-9
             assert worst(at_8[:, :, ::4, ::4], at_32) <= 1e-9
             assert worst(at_8[:, :, ::2, ::2], at_16) <= 1e-9
@@ -259,7 +260,7 @@ def test_without_dilation_the_answers_differ() -> None:
             module.dilation, module.padding = (1, 1), (1, 1)
     images = torch.randn(1, 3, 65, 65)
     with torch.inference_mode():
-        assert worst(undilated.feature_map(images)[:, :, ::2, ::2], network.feature_map(images)) > 0.01
+        assert worst(undilated.maps(images)[-1][:, :, ::2, ::2], network.maps(images)[-1]) > 0.01
 
 
 def test_same_padding_of_even_maps_moves_the_filters() -> None:
@@ -268,14 +269,14 @@ def test_same_padding_of_even_maps_moves_the_filters() -> None:
     twin = with_output_stride(network, 16, "mobilenet_v2", width=0.5, numerics="tf")
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        assert worst(twin.feature_map(images)[:, :, ::2, ::2], network.feature_map(images)) > 0.01
+        assert worst(twin.maps(images)[-1][:, :, ::2, ::2], network.maps(images)[-1]) > 0.01
 
 
 @pytest.fixture(scope="module")
 def small() -> DeepLabv3:
     torch.manual_seed(0)
     network = deeplab_v3(width=0.35, num_classes=3)
-    nn.init.normal_(network.head.classifier.weight, std=0.1)  # so that it is sure of something
+    nn.init.normal_(network.classifier.weight, std=0.1)  # so that it is sure of something
     return calibrated(network, (33, 33), images=4)
 
 

@@ -31,7 +31,8 @@ from mobilenetv2.evaluation import evaluate as evaluate_any
 from mobilenetv2.modelfile import Card
 from mobilenetv2.predictions import Classification
 from mobilenetv2.preprocessing import Preprocessing
-from mobilenetv2.runtime.predictor import Predictor, Scores, load
+from mobilenetv2.runtime.predictor import Predictor, load
+from mobilenetv2.runtime.scorers import Scores
 
 
 def evaluate(predictor: Predictor, path: Path, **options: Any) -> Evaluation:

@@ -20,6 +20,7 @@ from mobilenetv2.postprocessing import Postprocessing, Scores
 from mobilenetv2.preprocessing import Interpolation, Preprocessing, Resize, preprocess
 from mobilenetv2.runtime.engine import PictureEngine, open_session
 from mobilenetv2.runtime.graph import network_graph, picture_graph
+from mobilenetv2.architecture import Convolution
 from mobilenetv2.runtime.graph_network import fold_batch_norm
 from mobilenetv2.runtime.graph_preprocess import add_preprocessing
 from mobilenetv2.runtime.onnx_wire import GraphBuilder, write_model
@@ -137,7 +138,7 @@ def test_a_batch_of_pictures_is_answered_as_each_of_them(
 
 def test_a_folded_batch_norm_by_hand(random_model: RandomModel) -> None:
     model = random_model(preprocessing=Preprocessing(size_hw=(32, 32)), numerics="tf")
-    kernel, bias = fold_batch_norm(model, "stem")
+    kernel, bias = fold_batch_norm(model, Convolution("stem", 3, 32, kernel=3, stride=2))
     part = {name: model.tensors[f"stem.{name}"][3].astype(np.float64) for name in ("conv.weight", "norm.weight")}
     beta, mean, variance = (float(model.tensors[f"stem.norm.{n}"][3]) for n in ("bias", "running_mean", "running_var"))
     scale = part["norm.weight"] / (variance + 1e-3) ** 0.5

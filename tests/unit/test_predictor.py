@@ -33,7 +33,8 @@ from mobilenetv2.runtime.detect import decode
 from mobilenetv2.runtime.engine import OnnxRuntimeEngine, PictureEngine
 from mobilenetv2.runtime.graph import picture_graph
 from mobilenetv2.runtime.images import Source
-from mobilenetv2.runtime.predictor import PillowScorer, Predictor, find_model, load, predictor_of, predictor_of_graph
+from mobilenetv2.runtime.predictor import Predictor, find_model, load, predictor_of, predictor_of_graph
+from mobilenetv2.runtime.scorers import PillowScorer
 
 
 @pytest.fixture(scope="module")

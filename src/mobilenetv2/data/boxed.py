@@ -154,10 +154,10 @@ def read_boxes_of_split(
     return tree, split, tuple(replace(picture, labels=table[picture.labels]) for picture in splits[split])
 
 
-def refuse_problems(path: Path, problems: Sequence[Problem], *, skip_bad: bool) -> None:
+def refuse_problems(path: Path, problems: Sequence[Problem], *, skip_bad: bool, noun: str = "annotations") -> None:
     """Raise DataError with the count and the first of them, unless they are to be skipped."""
     if problems and not skip_bad:
         raise DataError(
-            f"{path}: {len(problems)} annotations are wrong (first: {problems[0]}). "
+            f"{path}: {len(problems)} {noun} are wrong (first: {problems[0]}). "
             f"Run 'mobilenetv2 check {path}' for all, or go on without them by --skip-bad"
         )

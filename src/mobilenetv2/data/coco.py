@@ -29,7 +29,7 @@ _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 
 def is_coco(tree: Tree) -> bool:
     """Whether a `.json` of the tree has images, annotations and categories."""
-    return bool(_files(tree))
+    return bool(coco_files(tree))
 
 
 def read_coco(tree: Tree) -> Annotations:
@@ -40,7 +40,7 @@ def read_coco(tree: Tree) -> Annotations:
     A picture whose width or height is missing, or 0, is taken as it is.
     """
     problems: list[Problem] = []
-    files = [_parse(tree, name, problems) for name in _files(tree)]
+    files = [parse(tree, name, problems) for name in coco_files(tree)]
     order: dict[str, int] = {}
     for file in files:
         for number, name in sorted(file.categories.items()):
@@ -86,9 +86,10 @@ class _Annotation(NamedTuple):
     xywh: tuple[float, float, float, float]
     is_crowd: bool
     is_ignored: bool
+    segmentation: Any
 
 
-class _File(NamedTuple):
+class CocoFile(NamedTuple):
     name: str
     split: str
     images: dict[int, _Image]
@@ -97,7 +98,7 @@ class _File(NamedTuple):
     supercategories: set[str]
 
 
-def _files(tree: Tree) -> list[str]:
+def coco_files(tree: Tree) -> list[str]:
     # What is too large to be read whole is taken for one, and refused with a reason where it is read.
     found = [
         name
@@ -120,8 +121,9 @@ def _split_of(path: PurePosixPath) -> str:
     return "all"
 
 
-def _parse(tree: Tree, name: str, problems: list[Problem]) -> _File:
-    file = _File(name, _split_of(PurePosixPath(name).with_suffix("")), {}, defaultdict(list), {}, set())
+def parse(tree: Tree, name: str, problems: list[Problem], *, outlines: bool = False) -> CocoFile:
+    """One file. outlines: whether the objects' are kept, which boxes do not need."""
+    file = CocoFile(name, _split_of(PurePosixPath(name).with_suffix("")), {}, defaultdict(list), {}, set())
 
     def refuse(kind: str, place: str, text: str) -> None:
         problems.append(Problem(id=kind, place=place, text=text))
@@ -135,7 +137,7 @@ def _parse(tree: Tree, name: str, problems: list[Problem]) -> _File:
         )
         return file
     try:
-        values = json.loads(tree.read(name), object_hook=_without_polygons)
+        values = json.loads(tree.read(name), object_hook=_without_key_points if outlines else _without_polygons)
     except DataError as error:
         refuse("unreadable-file", name, str(error))
         return file
@@ -198,6 +200,7 @@ def _parse(tree: Tree, name: str, problems: list[Problem]) -> _File:
                     is_crowd,
                     # As converters from VOC write what is difficult.
                     is_crowd or bool(annotation.get("ignore")),
+                    annotation.get("segmentation"),
                 )
             )
     return file
@@ -206,6 +209,11 @@ def _parse(tree: Tree, name: str, problems: list[Problem]) -> _File:
 def _without_polygons(values: dict[str, Any]) -> dict[str, Any]:
     """An object of the file without what boxes do not need, which is most of it: dropped while it is read."""
     values.pop("segmentation", None)
+    values.pop("keypoints", None)
+    return values
+
+
+def _without_key_points(values: dict[str, Any]) -> dict[str, Any]:
     values.pop("keypoints", None)
     return values
 
@@ -222,7 +230,7 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _find(file: _File, file_name: str, pictures: dict[str, list[str]]) -> list[str]:
+def find_image(file: CocoFile, file_name: str, pictures: dict[str, list[str]]) -> list[str]:
     """Where a picture lies: in the folder of the file before others, then in a folder of its split."""
     found = find_picture(file_name, pictures)
     beside = PurePosixPath(file.name).parent.joinpath(*parts_of(file_name)).as_posix()
@@ -237,13 +245,13 @@ def _find(file: _File, file_name: str, pictures: dict[str, list[str]]) -> list[s
 
 def _picture(
     tree: Tree,
-    file: _File,
+    file: CocoFile,
     image: _Image,
     labels: dict[str, int],
     by_name: dict[str, list[str]],
     problems: list[Problem],
 ) -> BoxedPicture | None:
-    found = _find(file, image.file_name, by_name)
+    found = find_image(file, image.file_name, by_name)
     place = f"{file.name}: image id {image.id}"
     if len(found) != 1:
         what = "is not there" if not found else f"is there {len(found)} times ({found[0]}, {found[1]})"

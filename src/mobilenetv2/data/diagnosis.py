@@ -31,8 +31,8 @@ class Diagnosis:
     """All findings about a data set, the gravest first.
 
     images: pictures, with those that cannot be decoded. splits: pictures of each split; "all" where there are none.
-    task, format: what the data is for, and how it is written: "image-folder", "coco", "voc" or "yolo".
-    boxes: true boxes of each class, in all splits; None where pictures have no boxes.
+    task, format: what the data is for, and how it is written: "image-folder", "coco", "voc", "yolo" or "index".
+    boxes: true boxes of each class, in all splits; None where pictures have no boxes. pixels: the same of masks.
     """
 
     data: str
@@ -43,6 +43,7 @@ class Diagnosis:
     task: str = "classify"
     format: str = "image-folder"
     boxes: dict[str, int] | None = None
+    pixels: dict[str, int] | None = None
 
     @property
     def has_errors(self) -> bool:
@@ -57,7 +58,11 @@ class Diagnosis:
             "images": self.images,
             "classes": [_encodable(name) for name in self.classes],
             "splits": dict(self.splits),
-            **({} if self.boxes is None else {"boxes": {_encodable(k): v for k, v in self.boxes.items()}}),
+            **{
+                kind: {_encodable(name): count for name, count in counts.items()}
+                for kind, counts in (("boxes", self.boxes), ("pixels", self.pixels))
+                if counts is not None
+            },
             "findings": [
                 {
                     **asdict(finding),
@@ -78,6 +83,10 @@ class Diagnosis:
         if self.boxes is not None:
             counted = ", ".join(f"{_one_line(name)} {count:,}" for name, count in self.boxes.items())
             lines.append(f"{number(sum(self.boxes.values()), 'box')} in {self.format.upper()} form: {counted}")
+        if self.pixels is not None:
+            total = max(sum(self.pixels.values()), 1)
+            shares = ", ".join(f"{_one_line(name)} {count / total:.1%}" for name, count in self.pixels.items())
+            lines.append(f"{number(sum(self.pixels.values()), 'pixel')} in {self.format.upper()} form: {shares}")
         for finding in self.findings:
             more = ", ..." if finding.count > len(finding.examples) else ""
             examples = ", ".join(_one_line(example) for example in finding.examples) + more

@@ -31,7 +31,8 @@ class ExportReport:
     pictures: how many were answered by both sides.
     largest_difference: of any probability, or score of a box, of any picture, 0..1.
     boxes: of a detector, how many were found by both sides. least_iou: the least overlap of any two that belong
-    together, 0..1. None for a classifier.
+    together, 0..1. pixels: of a segmenter, how many were compared; different: how many of them are of another class.
+    None for models of other tasks.
     """
 
     path: Path
@@ -40,20 +41,25 @@ class ExportReport:
     file_bytes: int
     boxes: int | None = None
     least_iou: float | None = None
+    pixels: int | None = None
+    different: int | None = None
 
     def to_text(self) -> str:
         """One line: how many pictures, how near, and the size of the file."""
+        size = f"{self.file_bytes / 1e6:.1f} MB"
         noun = "picture" if self.pictures == 1 else "pictures"
         text = f"{self.pictures} {noun} answered alike, "
         if self.boxes is not None:
             noun = "box" if self.boxes == 1 else "boxes"
             text += f"{self.boxes} {noun}, least overlap (IoU) {self.least_iou:.4f}, "
+        if self.pixels is not None:
+            return f"{text}{self.different:,} of {self.pixels:,} pixels of another class, {size}"
         kind = "probability" if self.boxes is None else "score"
-        return f"{text}largest difference of a {kind} {self.largest_difference:.1e}, {self.file_bytes / 1e6:.1f} MB"
+        return f"{text}largest difference of a {kind} {self.largest_difference:.1e}, {size}"
 
 
 def export_onnx(model: ModelFile, path: Path, *, pictures: Iterable[Source] | None = None) -> ExportReport:
-    """Write `model` as an `.onnx` file that holds its preprocessing, a detector's suppression, and its card.
+    """Write `model` as an `.onnx` file that holds its preprocessing, what follows its network, and its card.
 
     The file is in memory first and answers `pictures` (nine drawn ones if None) in onnxruntime; the
     runtime answers the same from the model file with Pillow's preprocessing. Only where `parity.compare` finds
@@ -62,7 +68,8 @@ def export_onnx(model: ModelFile, path: Path, *, pictures: Iterable[Source] | No
     read; UserError if there is none, no box is in any, or the file cannot be written.
     """
     content = picture_graph(model)
-    detects = model.card.task == "detect"
+    task = model.card.task
+    detects = task == "detect"
     score_threshold = PROOF_SCORE if detects else None
     ours = predictor_of(model, score_threshold=score_threshold)
     theirs = predictor_of_graph(content, source=str(path), score_threshold=score_threshold)
@@ -89,6 +96,8 @@ def export_onnx(model: ModelFile, path: Path, *, pictures: Iterable[Source] | No
         file_bytes=len(content),
         boxes=boxes if detects else None,
         least_iou=min(comparison.least_iou for comparison in comparisons) if detects else None,
+        pixels=sum(comparison.pixels for comparison in comparisons) if task == "segment" else None,
+        different=sum(comparison.different for comparison in comparisons) if task == "segment" else None,
     )
 
 

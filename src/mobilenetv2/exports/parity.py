@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from mobilenetv2.boxes import Boxes, pairwise_iou
 from mobilenetv2.modelfile import Card
-from mobilenetv2.predictions import Classification, Detections, Prediction
+from mobilenetv2.predictions import Classification, Detections, Prediction, Segmentation
 
 MAX_DIFFERENCE = 1e-3
 LEAST_IOU = 0.99
+LEAST_AGREEMENT = 0.999
 # Boxes whose edges are this near are the same, in pixels: one beyond the picture has no area that could overlap.
 _SAME_EDGES = 1e-3
 
@@ -24,12 +25,15 @@ class Comparison:
     problem: in what they differ; nothing if they are alike.
     largest_difference: of any probability, or of the scores of any two boxes that belong together, 0..1.
     boxes: how many boxes belong together. least_iou: of any such two, 0..1; 1 without boxes.
+    pixels: of a mask. different: how many of them are of another class.
     """
 
     problem: str
     largest_difference: float
     boxes: int = 0
     least_iou: float = 1.0
+    pixels: int = 0
+    different: int = 0
 
 
 def compare(expected: Prediction, found: Prediction, card: Card) -> Comparison:
@@ -38,12 +42,15 @@ def compare(expected: Prediction, found: Prediction, card: Card) -> Comparison:
     Classifications are alike if the best class is the same and all probabilities are within .001. Detections are
     alike if each box has one of its own on the other side, of the same class, with an overlap (IoU) above .99 and a
     score within .001. Only a box as near as that to the score threshold, or to the last score where there are as
-    many boxes as a picture may have, may be missing. The order does not count.
+    many boxes as a picture may have, may be missing. The order does not count. Masks are alike if at least 99.9 % of
+    the pixels are of the same class.
     """
     if isinstance(expected, Classification) and isinstance(found, Classification):
         return _compare_classes(expected, found)
     if isinstance(expected, Detections) and isinstance(found, Detections):
         return _compare_boxes(expected, found, card)
+    if isinstance(expected, Segmentation) and isinstance(found, Segmentation):
+        return _compare_masks(expected, found)
     raise TypeError(f"{type(expected).__name__} and {type(found).__name__} cannot be compared")
 
 
@@ -58,6 +65,18 @@ def _compare_classes(expected: Classification, found: Classification) -> Compari
             f"allowed {MAX_DIFFERENCE:g}"
         )
     return Comparison(problem=problem, largest_difference=difference)
+
+
+def _compare_masks(expected: Segmentation, found: Segmentation) -> Comparison:
+    pixels = expected.mask.size
+    different = int((expected.mask != found.mask).sum()) if expected.mask.shape == found.mask.shape else pixels
+    problem = ""
+    if different > (1 - LEAST_AGREEMENT) * pixels:
+        problem = (
+            f"the exported model gives {different:,} of {pixels:,} pixels another class than the model file, "
+            f"allowed are {1 - LEAST_AGREEMENT:.1%}"
+        )
+    return Comparison(problem=problem, largest_difference=0.0, pixels=pixels, different=different)
 
 
 def _compare_boxes(expected: Detections, found: Detections, card: Card) -> Comparison:

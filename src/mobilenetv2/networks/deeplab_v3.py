@@ -2,7 +2,7 @@
 
 Sandler et al., CVPR 2018, Sec. 6.3 and Table 7: for mobile use the head is image pooling and a 1x1 convolution,
 without the atrous spatial pyramid (ASPP), and on MobileNetV2 it stands on the second-last map, of 320 channels.
-What the papers leave open is as in TF DeepLab.
+What the papers leave open is as in TF DeepLab. The light decoder follows DeepLabv3+ (Chen et al., ECCV 2018).
 """
 
 from __future__ import annotations
@@ -14,16 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import NUMERICS, Architecture, Numerics, plan_network, tap_channels
+from mobilenetv2.architecture import NUMERICS, Numerics
 from mobilenetv2.networks.complexity import Complexity, Operator, trace
 from mobilenetv2.networks.layers import ConvNorm, headless, initialize
 from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
+from mobilenetv2.networks.mobilenets import build_mobilenet
 from mobilenetv2.networks.resnet_101 import DEEPLAB_BETA, ResNet101
 from mobilenetv2.networks.resnet_101 import LAST_CHANNELS as RESNET_CHANNELS
+from mobilenetv2.segmenter import (
+    DECODER_BLOCKS,
+    DECODER_CHANNELS,
+    HEAD_CHANNELS,
+    HEAD_EPS,
+    Segmenter,
+    aspp_rates,
+    segmenter_layers,
+)
 
-HEAD_CHANNELS = 256
-ASPP_RATES = (6, 12, 18)  # at output stride 16; DeepLabv3 doubles them at 8 (Sec. 3.3)
 HEAD_DROPOUT = 0.1
 VOC_CLASSES = 21  # with the background
 
@@ -33,7 +41,7 @@ EVALUATION_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 # TF DeepLab normalises the head with epsilon 1e-5 and decay .9997, whatever the backbone does.
 HEAD_NUMERICS = {
     "torch": NUMERICS["torch"],
-    "tf": Numerics(padding="same", batch_norm_eps=1e-5, batch_norm_momentum=0.0003),
+    "tf": Numerics(padding="same", batch_norm_eps=HEAD_EPS, batch_norm_momentum=0.0003),
 }
 
 Backbone = MobileNetV1 | MobileNetV2 | ResNet101
@@ -41,13 +49,13 @@ BackboneName = Literal["mobilenet_v1", "mobilenet_v2", "resnet_101"]
 
 
 class DeepLabv3Head(nn.Module):
-    """(N, in_channels, H, W) -> (N, num_classes, H, W) logits.
+    """(N, in_channels, H, W) -> (N, 256, H, W).
 
     rates: dilation of the 3x3 convolutions of the pyramid; none without ASPP.
     numerics: a key of `HEAD_NUMERICS`.
     """
 
-    def __init__(self, in_channels: int, *, num_classes: int, rates: Sequence[int] = (), numerics: str) -> None:
+    def __init__(self, in_channels: int, *, rates: Sequence[int] = (), numerics: str) -> None:
         super().__init__()
         profile = HEAD_NUMERICS[numerics]
 
@@ -58,48 +66,101 @@ class DeepLabv3Head(nn.Module):
         self.point = branch(in_channels)
         self.atrous = nn.ModuleList(branch(in_channels, kernel=3, rate=rate) for rate in rates)
         self.project = branch(HEAD_CHANNELS * (2 + len(rates)))
-        self.dropout = nn.Dropout(HEAD_DROPOUT)
-        self.classifier = nn.Conv2d(HEAD_CHANNELS, num_classes, 1)
         initialize(self, numerics)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(cast(Tensor, self.classifier.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         # Image pooling: the same 256 numbers at every pixel.
         image = self.image(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
         branches = torch.cat([image, self.point(x), *(atrous(x) for atrous in self.atrous)], dim=1)
-        logits: Tensor = self.classifier(self.dropout(self.project(branches)))
-        return logits
+        projected: Tensor = self.project(branches)
+        return projected
+
+
+class LightDecoder(nn.Module):
+    """(N, 256, h, w) from the head and (N, skip_channels, H, W) from the backbone -> (N, 96, H, W).
+
+    DeepLabv3+ enlarges the head's map, joins the backbone's and mixes both by 3x3 convolutions of 256 channels. Here
+    both are brought to 96 channels and added, which is what a 1x1 convolution of the two joined does, and does it
+    before enlarging, at a sixteenth of the cost; what follows is separable.
+    """
+
+    def __init__(self, skip_channels: int, *, numerics: str) -> None:
+        super().__init__()
+        profile = HEAD_NUMERICS[numerics]
+        self.deep = ConvNorm(HEAD_CHANNELS, DECODER_CHANNELS, activation="linear", numerics=profile)
+        self.skip = ConvNorm(skip_channels, DECODER_CHANNELS, activation="linear", numerics=profile)
+        self.blocks = nn.Sequential(*(DecoderBlock(profile) for _ in range(DECODER_BLOCKS)))
+        initialize(self, numerics)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        enlarged = upsample(self.deep(x), (skip.shape[2], skip.shape[3]))
+        mixed: Tensor = self.blocks(F.relu(enlarged + self.skip(skip)))
+        return mixed
+
+
+class DecoderBlock(nn.Module):
+    """Filter 3x3 depthwise, mix 1x1: (N, 96, H, W) -> (N, 96, H, W)."""
+
+    def __init__(self, numerics: Numerics) -> None:
+        super().__init__()
+        channels = DECODER_CHANNELS
+        self.filter = ConvNorm(channels, channels, kernel=3, groups=channels, activation="relu", numerics=numerics)
+        self.mix = ConvNorm(channels, channels, activation="relu", numerics=numerics)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.mix(self.filter(x))
+        return mixed
 
 
 class DeepLabv3(nn.Module):
-    """(N, 3, H, W), preprocessed -> (N, num_classes, H/s, W/s) logits at the backbone's output stride s, rounded up.
+    """(N, 3, H, W), preprocessed -> (N, num_classes, H/s, W/s) logits, rounded up.
 
-    Any H and W from 1 up. backbone: it belongs to this network from then on, and loses whatever lies behind
-    `feature_map`. head: what reads that map. Training needs two pictures a batch, because batch norm
-    needs two values and image pooling leaves one a picture.
+    s is the backbone's output stride, or 4 with a decoder. Any H and W from 1 up.
+    backbone: it belongs to this network from then on, and loses whatever lies behind `maps`. head: what reads the last
+    of these. decoder: what puts the head's answer and the first together; None without. Training needs two
+    pictures a batch, because batch norm needs two values and image pooling leaves one a picture.
     """
 
-    def __init__(self, backbone: Backbone, head: DeepLabv3Head) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: DeepLabv3Head,
+        *,
+        decoder: LightDecoder | None = None,
+        num_classes: int,
+    ) -> None:
         super().__init__()
         self.backbone: Backbone = backbone if isinstance(backbone, ResNet101) else headless(backbone)
         if isinstance(backbone, MobileNetV2):
             del backbone.last
         self.head = head
+        self.decoder = decoder
+        self.dropout = nn.Dropout(HEAD_DROPOUT)
+        self.classifier = nn.Conv2d(HEAD_CHANNELS if decoder is None else DECODER_CHANNELS, num_classes, 1)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(cast(Tensor, self.classifier.bias))
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.feature_map(images))
+        maps = self.maps(images)
+        x = self.head(maps[-1])
+        if self.decoder is not None:
+            x = self.decoder(x, maps[0])
+        logits: Tensor = self.classifier(self.dropout(x))
         return logits
 
-    def feature_map(self, images: Tensor) -> Tensor:
-        """What the head reads: (N, C, H/s, W/s) with C = 1024, 320 or 2048 on V1, V2 and ResNet-101 at width 1."""
+    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The backbone's maps: at stride 4, which decoders read, and the last, which the head reads.
+
+        (N, C, H/s, W/s) with C = 128 and 1024 on V1, 24 and 320 on V2, at width 1; on ResNet-101 the last alone, 2048.
+        """
         backbone = self.backbone
         if isinstance(backbone, MobileNetV1):
-            return backbone.taps(images).last
+            taps = backbone.taps(images)
+            return taps.stride_4, taps.last
         if isinstance(backbone, MobileNetV2):
-            return backbone.bottleneck(images)
-        last: Tensor = backbone(images)
-        return last
+            rows = backbone.rows(images)
+            return rows[1], rows[-1]
+        return (backbone(images),)
 
 
 def deeplab_v3(
@@ -117,25 +178,35 @@ def deeplab_v3(
     num_classes: with the background, where there is one. numerics: a key of `architecture.NUMERICS`;
     ResNet-101 itself has only one. Raises ValueError or UserError for what is not possible.
     """
-    trunk: Backbone
-    if backbone == "mobilenet_v2":
-        architecture = Architecture(width=width, output_stride=output_stride, num_classes=1, numerics=numerics)
-        trunk, channels = MobileNetV2(architecture), plan_network(architecture).stages[-1][-1].out_channels
-    elif backbone == "mobilenet_v1":
-        architecture = Architecture(
-            name=backbone, width=width, output_stride=output_stride, num_classes=1, numerics=numerics
-        )
-        trunk, (_, channels) = MobileNetV1(architecture), tap_channels(architecture)
-    elif backbone == "resnet_101":
+    if backbone == "resnet_101":
         if width != 1:
             raise ValueError(f"width {width} is not possible with ResNet-101; it has no width multiplier")
-        trunk, channels = ResNet101(DEEPLAB_BETA, output_stride=output_stride), RESNET_CHANNELS
-    else:
+        trunk = ResNet101(DEEPLAB_BETA, output_stride=output_stride)
+        rates = aspp_rates(output_stride) if aspp else ()
+        head = DeepLabv3Head(RESNET_CHANNELS, rates=rates, numerics=numerics)
+        return DeepLabv3(trunk, head, num_classes=num_classes)
+    if backbone not in ("mobilenet_v1", "mobilenet_v2"):
         raise ValueError(
             f"backbone {backbone!r} is not known; it can be 'mobilenet_v1', 'mobilenet_v2' or 'resnet_101'"
         )
-    rates = [rate * 16 // output_stride for rate in ASPP_RATES] if aspp else []
-    return DeepLabv3(trunk, DeepLabv3Head(channels, num_classes=num_classes, rates=rates, numerics=numerics))
+    return build_segmenter(
+        Segmenter(
+            backbone=backbone,
+            width=width,
+            output_stride=output_stride,
+            aspp=aspp,
+            num_classes=num_classes,
+            numerics=numerics,
+        )
+    )
+
+
+def build_segmenter(segmenter: Segmenter) -> DeepLabv3:
+    """The network of a model card with random weights."""
+    layers, numerics = segmenter_layers(segmenter), segmenter.numerics
+    head = DeepLabv3Head(layers.backbone[-1].out_channels, rates=segmenter.rates, numerics=numerics)
+    decoder = LightDecoder(layers.skip[0].in_channels, numerics=numerics) if layers.skip else None
+    return DeepLabv3(build_mobilenet(segmenter.trunk), head, decoder=decoder, num_classes=segmenter.num_classes)
 
 
 def upsample(values: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -86,10 +86,15 @@ class MobileNetV2(nn.Module):
 
     def bottleneck(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> the second-last map, (N, 320, H/32, W/32) at width 1, without the last convolution."""
-        x: Tensor = self.stem(images)
+        return self.rows(images)[-1]
+
+    def rows(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> what each row of Table 2's bottlenecks makes of it, the second-last map of all at the end."""
+        x, found = self.stem(images), []
         for stage in self.stages:
             x = stage(x)
-        return x
+            found.append(x)
+        return found
 
     def taps(self, images: Tensor) -> Taps:
         """The three maps that detection and segmentation read, in one pass."""

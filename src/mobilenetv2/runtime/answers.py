@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from mobilenetv2.anchors import anchor_grid
 from mobilenetv2.modelfile import Card
-from mobilenetv2.predictions import Classification, Detections, Prediction, Timing
+from mobilenetv2.predictions import Classification, Detections, Prediction, Segmentation, Timing
+from mobilenetv2.runtime import segment
 from mobilenetv2.runtime.detect import Found, decode
 
 Outputs = tuple[NDArray[Any], ...]
-# Of one picture: a classifier's probabilities, or a detector's boxes in pixels of the picture.
-Answer = NDArray[np.float32] | Found
+# Of one picture: a classifier's probabilities, a detector's boxes in pixels of the picture, or a segmenter's mask.
+Answer = NDArray[Any] | Found
 
 
 class AnswerReader(Protocol):
@@ -60,9 +61,23 @@ class DetectReader:
         ]
 
 
+class SegmentReader:
+    """Logits (N, num_classes, h, w), or masks (N, H, W)."""
+
+    def of_network(self, outputs: Outputs, sizes_hw: Sequence[tuple[int, int]]) -> Sequence[Answer]:
+        (logits,) = outputs
+        return [segment.decode(one, size_hw) for one, size_hw in zip(logits, sizes_hw, strict=True)]
+
+    def of_graph(self, outputs: Outputs, pictures: int) -> Sequence[Answer]:
+        (masks,) = outputs
+        return list(masks)
+
+
 def reader_for(card: Card) -> AnswerReader:
     """How the answers of this model are read."""
-    return DetectReader(card) if card.task == "detect" else ClassifyReader()
+    if card.task == "detect":
+        return DetectReader(card)
+    return SegmentReader() if card.task == "segment" else ClassifyReader()
 
 
 def record(answer: Answer, *, card: Card, size_hw: tuple[int, int], source: str, ms: Timing) -> Prediction:
@@ -70,7 +85,7 @@ def record(answer: Answer, *, card: Card, size_hw: tuple[int, int], source: str,
     about: dict[str, Any] = {"names": card.labels, "model": card.name, "size_hw": size_hw, "source": source, "ms": ms}
     if isinstance(answer, Found):
         return Detections(boxes_xyxy=answer.boxes_xyxy, scores=answer.scores, labels=answer.labels, **about)
-    return Classification(scores=answer, **about)
+    return Segmentation(mask=answer, **about) if card.task == "segment" else Classification(scores=answer, **about)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -66,8 +66,9 @@ class PictureEngine:
             outputs = tuple(self._session.run(None, inputs))
         except self._refusals as error:
             raise ModelFileError(self._damaged) from error
-        # The shapes of a detector's outputs do not tell how many classes there are.
-        if self.card.task == "detect" and not ((outputs[2] >= 0) & (outputs[2] < len(self.card.labels))).all():
+        # The shapes of a detector's and a segmenter's outputs do not tell how many classes there are.
+        places = {"detect": 2, "segment": 0}.get(self.card.task)
+        if places is not None and not ((outputs[places] >= 0) & (outputs[places] < len(self.card.labels))).all():
             raise ModelFileError(self._damaged)
         return outputs
 
@@ -87,6 +88,8 @@ def _ports_of(card: Card) -> list[_Port]:
     pictures = ("images", "tensor(uint8)", ["batch", "height", "width", 3])
     if card.task == "classify":
         return [pictures, ("probabilities", "tensor(float)", ["batch", len(card.labels)])]
+    if card.task == "segment":
+        return [pictures, ("mask", "tensor(uint8)", ["batch", "height", "width"])]
     return [
         pictures,
         (IOU_THRESHOLD, "tensor(float)", []),

@@ -12,6 +12,8 @@ from mobilenetv2.architecture import NUMERICS, TAPS, Architecture, Convolution, 
 from mobilenetv2.detector import BACKBONE, Detector, detector_layers
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.runtime.onnx_wire import GraphBuilder
+from mobilenetv2.segmenter import BACKBONE as SEGMENTER_BACKBONE
+from mobilenetv2.segmenter import SKIPS, Segmenter, segmenter_layers
 
 
 def add_network(graph: GraphBuilder, images: str, model: ModelFile) -> tuple[str, ...]:
@@ -19,23 +21,26 @@ def add_network(graph: GraphBuilder, images: str, model: ModelFile) -> tuple[str
 
     A classifier has `logits` (N, num_classes). A detector has `class_logits` (N, anchors, num_classes + 1), the
     background first, and `box_codes` (N, anchors, 4), with the anchors in the order of `anchors.anchor_grid`.
+    A segmenter has `logits` (N, num_classes, H/s, W/s), rounded up, at its `logits_stride` s.
     """
     network = _Network(graph, model)
     start = Map(images, model.card.preprocessing.size_hw)
     architecture = model.card.architecture
     if isinstance(architecture, Detector):
         return _add_detector(network, start, architecture)
+    if isinstance(architecture, Segmenter):
+        return (_add_segmenter(network, start, architecture),)
     return (_add_classifier(network, start, architecture),)
 
 
-def fold_batch_norm(model: ModelFile, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Kernel (out, in / groups, k, k) and bias (out,) that do what convolution and batch norm `name` do.
+def fold_batch_norm(model: ModelFile, plan: Convolution) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel (out, in / groups, k, k) and bias (out,) that do what a convolution and its batch norm do.
 
     Worked out in float64, then rounded once.
     """
-    eps = NUMERICS[model.card.architecture.numerics].batch_norm_eps
+    eps = NUMERICS[model.card.architecture.numerics].batch_norm_eps if plan.norm_eps is None else plan.norm_eps
     kernel, gamma, beta, mean, variance = (
-        model.tensors[f"{name}.{part}"].astype(np.float64)
+        model.tensors[f"{plan.name}.{part}"].astype(np.float64)
         for part in ("conv.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
     )
     scale = gamma / np.sqrt(variance + eps)
@@ -71,7 +76,7 @@ class _Network:
         """One convolution and all that follows it."""
         name = plan.name
         if plan.has_norm:
-            kernel, bias = fold_batch_norm(self._model, name)
+            kernel, bias = fold_batch_norm(self._model, plan)
         else:
             kernel, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
         value = self.graph.node(
@@ -88,8 +93,10 @@ class _Network:
         )
         if plan.shortcut:
             value = self.graph.node("Add", self.maps[plan.shortcut].value, value, name=f"{name}.add")
-        if plan.has_relu6:
+        if plan.activation == "relu6":
             value = self.graph.node("Clip", value, self._zero, self._six, name=f"{name}.relu6")
+        elif plan.activation == "relu":
+            value = self.graph.node("Relu", value, name=f"{name}.relu")
         self.maps[name] = Map(value, plan.out_size(x.size_hw))
         return self.maps[name]
 
@@ -125,6 +132,35 @@ def _add_detector(network: _Network, images: Map, detector: Detector) -> tuple[s
 
     class_logits = predict(layers.class_heads, detector.num_classes + 1, "class_logits")
     return class_logits, predict(layers.box_heads, 4, "box_codes")
+
+
+def _add_segmenter(network: _Network, images: Map, segmenter: Segmenter) -> str:
+    graph, layers = network.graph, segmenter_layers(segmenter)
+    last = network.row(images, layers.backbone)
+    mean = Map(graph.node("GlobalAveragePool", last.value, name="pool"), (1, 1))
+    image = network.convolution(mean, layers.image)
+    branches = [network.convolution(last, plan).value for plan in (layers.point, *layers.atrous)]
+    shape = graph.node("Shape", branches[0])
+    joined = graph.node("Concat", graph.node("Expand", image.value, shape), *branches, axis=1)
+    x = network.convolution(Map(joined, last.size_hw), layers.project)
+    if layers.skip:
+        skip = network.row(network.maps[f"{SEGMENTER_BACKBONE}.{SKIPS[segmenter.backbone]}"], layers.skip)
+        deep = add_upsampling(graph, network.row(x, layers.deep).value, add_size_hw(graph, skip.value, first=2))
+        total = graph.node("Relu", graph.node("Add", deep, skip.value))
+        x = network.row(Map(total, skip.size_hw), layers.blocks)
+    # The name of the output is the graph's, not the layer's.
+    return graph.node("Identity", network.convolution(x, layers.classifier).value, name="logits")
+
+
+def add_size_hw(graph: GraphBuilder, values: str, *, first: int) -> str:
+    """Height and width of a value, of which the height is axis `first`: int64 (2,)."""
+    return graph.node("Shape", values, start=first, end=first + 2)
+
+
+def add_upsampling(graph: GraphBuilder, values: str, size_hw: str) -> str:
+    """(N, C, h, w) -> (N, C, H, W), bilinear with the corners on the corners. size_hw: name of H and W."""
+    sizes = graph.node("Concat", graph.node("Shape", values, start=0, end=2), size_hw, axis=0)
+    return graph.node("Resize", values, "", "", sizes, mode="linear", coordinate_transformation_mode="align_corners")
 
 
 def _by_anchor(graph: GraphBuilder, predicted: Map, values: int) -> str:

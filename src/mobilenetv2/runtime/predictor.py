@@ -8,25 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import Any, NamedTuple
 
 from mobilenetv2.errors import ImageError, ModelFileError, UserError, did_you_mean
 from mobilenetv2.files import reason
 from mobilenetv2.modelfile import Card, ModelFile, load_model_file
 from mobilenetv2.predictions import Prediction, Timing
-from mobilenetv2.preprocessing import preprocess
-from mobilenetv2.runtime.answers import Answer, reader_for, record
-from mobilenetv2.runtime.engine import Engine, OnnxRuntimeEngine, PictureEngine
+from mobilenetv2.runtime.answers import record
+from mobilenetv2.runtime.engine import OnnxRuntimeEngine, PictureEngine
 from mobilenetv2.runtime.images import Source, name_of, open_image
+from mobilenetv2.runtime.scorers import GraphScorer, PillowScorer, Scorer, TiledScorer, ms_since
 
 MODELS_IN_THE_BOX = Path(__file__).parents[1] / "models"
 DEFAULT_MODEL = "cifar10"
-MAX_BATCH = 16
-MAX_BATCH_PIXELS = MAX_BATCH * 224 * 224
 
 
 def load(
@@ -34,14 +28,16 @@ def load(
     *,
     threads: int | None = None,
     score_threshold: float | None = None,
+    tiles: bool = False,
 ) -> Predictor:
     """Load a model to predict with.
 
     model: a model file (`.safetensors`), an `.onnx` that was exported here, or the name of a model in the box.
     threads: of one run; None for one a core. score_threshold: 0..1, detectors only: boxes of a lower score are
-    left out; None for that of the model's card.
+    left out; None for that of the model's card. tiles: segmenters only: look at large pictures piece by piece at
+    their own resolution, instead of at the whole made small; see `scorers.TiledScorer`.
     Raises ModelFileError if there is no such model, or the file is damaged, foreign or too new; UserError for
-    a threshold that is out of range, or given for a classifier.
+    a threshold that is out of range, and for what is given to a model of another task.
     """
     path = find_model(model)
     if path.suffix.lower() == ".onnx":
@@ -49,30 +45,48 @@ def load(
             content = path.read_bytes()
         except OSError as error:
             raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
-        return predictor_of_graph(content, source=str(path), threads=threads, score_threshold=score_threshold)
-    return predictor_of(load_model_file(path), threads=threads, score_threshold=score_threshold)
+        return predictor_of_graph(
+            content, source=str(path), threads=threads, score_threshold=score_threshold, tiles=tiles
+        )
+    return predictor_of(load_model_file(path), threads=threads, score_threshold=score_threshold, tiles=tiles)
 
 
-def predictor_of(model: ModelFile, *, threads: int | None = None, score_threshold: float | None = None) -> Predictor:
+def predictor_of(
+    model: ModelFile, *, threads: int | None = None, score_threshold: float | None = None, tiles: bool = False
+) -> Predictor:
     """The same for a model file in memory."""
     card = _with_threshold(model.card, score_threshold)
-    return Predictor(card, PillowScorer(OnnxRuntimeEngine(model, threads=threads), card))
+    return _predictor(card, PillowScorer(OnnxRuntimeEngine(model, threads=threads), card), tiles)
 
 
 def predictor_of_graph(
-    content: bytes, *, source: str, threads: int | None = None, score_threshold: float | None = None
+    content: bytes,
+    *,
+    source: str,
+    threads: int | None = None,
+    score_threshold: float | None = None,
+    tiles: bool = False,
 ) -> Predictor:
     """The same for an exported `.onnx` in memory; `source` names it in errors."""
     engine = PictureEngine(content, source=source, threads=threads)
     card = _with_threshold(engine.card, score_threshold)
-    return Predictor(card, GraphScorer(engine, card))
+    return _predictor(card, GraphScorer(engine, card), tiles)
+
+
+def _predictor(card: Card, scorer: Scorer, tiles: bool) -> Predictor:
+    if not tiles:
+        return Predictor(card, scorer)
+    card.segmenter  # noqa: B018  raises for another task
+    return Predictor(card, TiledScorer(scorer, card))
 
 
 def _with_threshold(card: Card, score_threshold: float | None) -> Card:
     if score_threshold is None:
         return card
     if card.postprocessing is None:
-        raise UserError(f"model {card.name!r} classifies; a score threshold is for detectors, leave it out")
+        raise UserError(
+            f"model {card.name!r} is for task {card.task!r}; a score threshold is for detectors, leave it out"
+        )
     return replace(card, postprocessing=replace(card.postprocessing, score_threshold=score_threshold))
 
 
@@ -116,7 +130,7 @@ class Predictor:
     def predict(self, source: Source) -> Prediction:
         """The answer for one picture: anything that `images.open_image` takes. Raises ImageError if it cannot be read.
 
-        A classifier answers with a `Classification`, a detector with `Detections`.
+        A classifier answers with a `Classification`, a detector with `Detections`, a segmenter with a `Segmentation`.
         """
         (answer,) = self.predict_batch([source])
         return answer
@@ -141,13 +155,13 @@ class Predictor:
     def _prepare(self, source: Source) -> _Prepared:
         start = time.perf_counter()
         picture = open_image(source)
-        decode_ms, start = _ms_since(start), time.perf_counter()
+        decode_ms, start = ms_since(start), time.perf_counter()
         name = name_of(source)
         try:
             prepared = self._scorer.prepare(picture)
         except ImageError as error:
             raise ImageError(f"{name or 'picture'}: {error}") from error
-        return _Prepared(name, (picture.height, picture.width), prepared, decode_ms, _ms_since(start))
+        return _Prepared(name, (picture.height, picture.width), prepared, decode_ms, ms_since(start))
 
     def _answer(self, some: Sequence[_Prepared]) -> list[Prediction]:
         scored = self._scorer.score([one.prepared for one in some])
@@ -175,79 +189,3 @@ class _Prepared(NamedTuple):
     prepared: Any
     decode_ms: float
     preprocess_ms: float
-
-
-class Scores(NamedTuple):
-    """An answer for each picture, and what they took together."""
-
-    answers: Iterable[Answer]
-    network_ms: float
-    postprocess_ms: float
-
-
-class Scorer(Protocol):
-    """From pictures to answers in two steps, of which the second takes up to `batch` pictures at once."""
-
-    batch: int
-
-    def prepare(self, picture: Image.Image) -> Any:
-        """An RGB picture of any size -> what `score` takes of it."""
-
-    def score(self, prepared: Sequence[Any]) -> Scores:
-        """Answers for what was prepared."""
-
-    def with_card(self, card: Card) -> Scorer:
-        """The same on the same engine, with the thresholds of another card."""
-
-
-class PillowScorer:
-    """Preprocesses with Pillow, then runs the bare network on the batch."""
-
-    def __init__(self, engine: Engine, card: Card) -> None:
-        self._engine = engine
-        self._preprocessing = card.preprocessing
-        self._reader = reader_for(card)
-        height, width = card.preprocessing.size_hw
-        # Large inputs would need much memory between the layers, and gain nothing by company.
-        self.batch = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // (height * width)))
-
-    def with_card(self, card: Card) -> PillowScorer:
-        return PillowScorer(self._engine, card)
-
-    def prepare(self, picture: Image.Image) -> tuple[NDArray[np.float32], tuple[int, int]]:
-        return preprocess(picture, self._preprocessing), (picture.height, picture.width)
-
-    def score(self, prepared: Sequence[tuple[NDArray[np.float32], tuple[int, int]]]) -> Scores:
-        start = time.perf_counter()
-        outputs = self._engine.run(np.stack([pixels for pixels, _ in prepared]))
-        network_ms, start = _ms_since(start), time.perf_counter()
-        answers = self._reader.of_network(outputs, [size_hw for _, size_hw in prepared])
-        return Scores(answers, network_ms, _ms_since(start))
-
-
-class GraphScorer:
-    """Hands pictures to an exported graph, which does everything: its time counts as the network's."""
-
-    # Pictures of one run are of one size.
-    batch = 1
-
-    def __init__(self, engine: PictureEngine, card: Card) -> None:
-        self._engine = engine
-        self._reader = reader_for(card)
-        self._score_threshold = card.postprocessing.score_threshold if card.postprocessing else None
-
-    def with_card(self, card: Card) -> GraphScorer:
-        return GraphScorer(self._engine, card)
-
-    def prepare(self, picture: Image.Image) -> NDArray[np.uint8]:
-        return np.asarray(picture)
-
-    def score(self, prepared: Sequence[NDArray[np.uint8]]) -> Scores:
-        start = time.perf_counter()
-        outputs = self._engine.run(np.stack(prepared), score_threshold=self._score_threshold)
-        answers = self._reader.of_graph(outputs, len(prepared))
-        return Scores(answers, _ms_since(start), 0.0)
-
-
-def _ms_since(start: float) -> float:
-    return (time.perf_counter() - start) * 1000

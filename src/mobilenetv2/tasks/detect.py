@@ -21,26 +21,23 @@ from mobilenetv2.data.boxed_pictures import BoxedPictureSet, BoxSample
 from mobilenetv2.data.folder import Item
 from mobilenetv2.data.pictures import PictureSet
 from mobilenetv2.detector import Detector
-from mobilenetv2.errors import UserError
 from mobilenetv2.evaluation.detect import MEASURED_SCORE, box_metrics
-from mobilenetv2.modelfile import Card, ModelFile, load_model_file
+from mobilenetv2.modelfile import Card, ModelFile
 from mobilenetv2.networks.layers import channels_last
 from mobilenetv2.networks.ssd import SSD, SSDOutput, build_detector
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing, resize
 from mobilenetv2.runtime.detect import decode
-from mobilenetv2.runtime.predictor import find_model, models_in_the_box
 from mobilenetv2.tasks.box_losses import PRIOR, BoxLoss
 from mobilenetv2.tasks.task import (
     MEASURE_BATCH,
     Normalize,
-    fresh_levels,
     model_tensors,
     set_batch_norm_momentum,
+    start_from,
     training_record,
 )
 from mobilenetv2.training.recipes import DetectRecipe
-from mobilenetv2.weights.pretrained import default_source, pretrained_trunk
 
 
 class Detect:
@@ -143,47 +140,21 @@ def _start(
 ) -> tuple[Detector, Preprocessing, dict[str, Tensor], str]:
     """Detector and preprocessing, which follow the pretrained weights where there are any, and those weights."""
     size_hw = (recipe.resolution, recipe.resolution)
-    anchors = fitted_anchors(data, size_hw) if recipe.anchors == "fit" else tf_anchor_sizes()
+    start = start_from(recipe, weights, task="detect", labels=data.classes, needs_last=True)
+    tensors, theirs = start.tensors, start.model.card.architecture if start.model else None
+    if start.model and isinstance(theirs, Detector) and theirs.name == recipe.detector:
+        # It goes on where that one ended, heads and anchors included.
+        anchors = theirs.anchors
+        tensors = {name: torch.from_numpy(array) for name, array in start.model.tensors.items()}
+    else:
+        anchors = fitted_anchors(data, size_hw) if recipe.anchors == "fit" else tf_anchor_sizes()
     detector = Detector(
         name=recipe.detector,
         backbone=recipe.backbone,
         width=recipe.width,
         num_classes=len(data.classes),
-        numerics="torch" if recipe.numerics == "auto" else recipe.numerics,
+        numerics=start.numerics,
         anchors=anchors,
     )
     # Boxes are shares of the whole picture, so the whole picture is what the network sees.
-    if recipe.pretrained == "none":
-        preprocessing = Preprocessing(size_hw=size_hw, **fresh_levels(detector.numerics))
-        return detector, preprocessing, {}, "none"
-    source = default_source(recipe.width) if recipe.pretrained == "auto" else recipe.pretrained
-    arrays, trunk, theirs = pretrained_trunk(source, file=weights)
-    if recipe.numerics not in ("auto", trunk.numerics):
-        raise UserError(
-            f"numerics {recipe.numerics!r} is not what the pretrained weights {source!r} were made with "
-            f"({trunk.numerics!r}); leave it 'auto', or --set pretrained=none"
-        )
-    if (trunk.name, trunk.width, trunk.depth) != (detector.backbone, detector.width, 1):
-        raise UserError(
-            f"pretrained weights {source!r} are of {trunk.name} with width {trunk.width:g}, not of "
-            f"{detector.backbone} with width {detector.width:g}; choose others, or --set pretrained=none"
-        )
-    detector = replace(detector, numerics=trunk.numerics)
-    tensors = {f"backbone.{name}": torch.from_numpy(array) for name, array in arrays.items()}
-    if (model := _detector_for(source, detector)) is not None and model.card.labels == data.classes:
-        # It goes on where that one ended, heads and anchors included.
-        detector = replace(detector, anchors=cast(Detector, model.card.architecture).anchors)
-        tensors = {name: torch.from_numpy(array) for name, array in model.tensors.items()}
-    preprocessing = Preprocessing(
-        size_hw=size_hw, interpolation=theirs.interpolation, mean_rgb=theirs.mean_rgb, std_rgb=theirs.std_rgb
-    )
-    return detector, preprocessing, tensors, Path(source).name
-
-
-def _detector_for(source: str, detector: Detector) -> ModelFile | None:
-    """The model file that the weights come from, if it is a detector of the same kind."""
-    if not source.endswith(".safetensors") and source not in models_in_the_box():
-        return None
-    model = load_model_file(find_model(source))
-    same = isinstance(model.card.architecture, Detector) and model.card.architecture.name == detector.name
-    return model if same else None
+    return detector, Preprocessing(size_hw=size_hw, **start.levels), tensors, start.pretrained

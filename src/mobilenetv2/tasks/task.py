@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobilenetv2.data.tree import Tree, fingerprint
+from mobilenetv2.errors import UserError
+from mobilenetv2.modelfile import ModelFile, load_model_file
 from mobilenetv2.preprocessing import HALF, IMAGENET_MEAN_RGB, IMAGENET_STD_RGB, Preprocessing
+from mobilenetv2.runtime.predictor import find_model, models_in_the_box
 from mobilenetv2.training.recipe import Recipe
+from mobilenetv2.weights.pretrained import default_source, pretrained_trunk
 
 MEASURE_BATCH = 64
 
@@ -32,6 +36,72 @@ class LabelledData(Protocol):
 
     @property
     def derived(self) -> bool: ...
+
+
+class Start(NamedTuple):
+    """What a detector or a segmenter starts from.
+
+    numerics: of the network. levels: interpolation, mean and standard deviation of its preprocessing.
+    tensors: of the backbone, or, where `model` is there, of everything in it. pretrained: their name, or "none".
+    model: the model file that the weights come from, where it does the same task for just these classes.
+    """
+
+    numerics: str
+    levels: dict[str, Any]
+    tensors: dict[str, Tensor]
+    pretrained: str
+    model: ModelFile | None
+
+
+class BackboneRecipe(Protocol):
+    """What of a recipe says where the weights come from."""
+
+    @property
+    def backbone(self) -> str: ...
+
+    @property
+    def width(self) -> float: ...
+
+    @property
+    def numerics(self) -> str: ...
+
+    @property
+    def pretrained(self) -> str: ...
+
+
+def start_from(
+    recipe: BackboneRecipe, weights: Path | None, *, task: str, labels: tuple[str, ...], needs_last: bool
+) -> Start:
+    """Find the weights that a training starts from.
+
+    weights: a file of them, instead of fetching. needs_last: as in `pretrained_trunk`.
+    Raises UserError where they are of another network, or made with other numerics, than the recipe says.
+    """
+    if recipe.pretrained == "none":
+        numerics = "torch" if recipe.numerics == "auto" else recipe.numerics
+        return Start(numerics, fresh_levels(numerics), {}, "none", None)
+    source = default_source(recipe.width) if recipe.pretrained == "auto" else recipe.pretrained
+    arrays, trunk, theirs = pretrained_trunk(source, file=weights, needs_last=needs_last)
+    if recipe.numerics not in ("auto", trunk.numerics):
+        raise UserError(
+            f"numerics {recipe.numerics!r} is not what the pretrained weights {source!r} were made with "
+            f"({trunk.numerics!r}); leave it 'auto', or --set pretrained=none"
+        )
+    if (trunk.name, trunk.width, trunk.depth) != (recipe.backbone, recipe.width, 1):
+        raise UserError(
+            f"pretrained weights {source!r} are of {trunk.name} with width {trunk.width:g}, not of "
+            f"{recipe.backbone} with width {recipe.width:g}; choose others, or --set pretrained=none"
+        )
+    levels = {"interpolation": theirs.interpolation, "mean_rgb": theirs.mean_rgb, "std_rgb": theirs.std_rgb}
+    tensors = {f"backbone.{name}": torch.from_numpy(array) for name, array in arrays.items()}
+    return Start(trunk.numerics, levels, tensors, Path(source).name, _same_task(source, task, labels))
+
+
+def _same_task(source: str, task: str, labels: tuple[str, ...]) -> ModelFile | None:
+    if not source.endswith(".safetensors") and source not in models_in_the_box():
+        return None
+    model = load_model_file(find_model(source))
+    return model if (model.card.task, model.card.labels) == (task, labels) else None
 
 
 class Normalize:

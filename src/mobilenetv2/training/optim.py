@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from mobilenetv2.training.recipe import Recipe
 
 # What a training adds to a pretrained backbone, in any of the networks.
-HEADS = ("classifier.", "extras.", "class_heads.", "box_heads.")
+HEADS = ("classifier.", "extras.", "class_heads.", "box_heads.", "head.", "decoder.")
 
 
 class RMSPropTF(Optimizer):
@@ -92,14 +92,14 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
 def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     groups = parameter_groups(network, recipe)
     if recipe.optimizer == "sgd":
-        return SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        return SGD(groups, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0)
     if recipe.optimizer == "adamw":
         return AdamW(groups, eps=recipe.optimizer_eps)
     return RMSPropTF(groups, decay=recipe.rms_decay, momentum=recipe.momentum, eps=recipe.optimizer_eps)
 
 
 def build_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LambdaLR:
-    """The learning rate's factor by step: linear warm-up, then cosine or exponential."""
+    """The learning rate's factor by step: linear warm-up, then as `recipe.schedule` says."""
     warmup = recipe.warmup_epochs * steps_per_epoch
     total = recipe.epochs * steps_per_epoch
 
@@ -108,7 +108,10 @@ def build_schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -
             return (step + 1) / (warmup + 1)
         if recipe.schedule == "exponential":
             return float(recipe.decay_rate ** (step // steps_per_epoch))
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+        done = (step - warmup) / max(total - warmup, 1)
+        if recipe.schedule == "poly":
+            return float(max(1 - done, 0) ** recipe.poly_power)
+        return 0.5 * (1 + math.cos(math.pi * done))
 
     return LambdaLR(optimizer, factor)
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from mobilenetv2.data.boxed import BoxData
 from mobilenetv2.data.folder import ImageFolder
+from mobilenetv2.data.masked import MaskData
 
 
 class TrainingListener(ABC):
@@ -36,7 +37,7 @@ class TrainingListener(ABC):
         self.say(f"decoding all {pictures:,} pictures once, to find bad ones before training")
         yield lambda: None
 
-    def begins(self, data: ImageFolder | BoxData, *, resuming: bool) -> None:
+    def begins(self, data: ImageFolder | BoxData | MaskData, *, resuming: bool) -> None:
         train, val = len(data.splits["train"]), len(data.splits["val"])
         origin = " (split off, as there is no val folder)" if data.derived else ""
         self.say(f"{len(data.classes)} classes, {train:,} pictures to train on, {val:,} to validate on{origin}")

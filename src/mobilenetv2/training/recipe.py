@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_ty
 from mobilenetv2.errors import UserError, did_you_mean
 
 Optimizer = Literal["adamw", "sgd", "rmsprop_tf"]
-Schedule = Literal["cosine", "exponential"]
+Schedule = Literal["cosine", "exponential", "poly"]
 R = TypeVar("R", bound="Recipe")
 
 
@@ -30,8 +30,9 @@ class Recipe:
     measure_every: epochs between two measurements on the validation pictures; the last is always measured.
     batch_size: pictures a step and process.
     learning_rate, head_learning_rate: at their highest; the head is what is new: classifier, extra layers, predictors.
-    schedule: "cosine" down to 0, or "exponential", x `decay_rate` an epoch.
-    momentum, rms_decay, optimizer_eps: of the optimizer, where it has them.
+    schedule: "cosine" down to 0, "exponential", x `decay_rate` an epoch, or "poly", the share of steps that are left
+        to the power of `poly_power`.
+    momentum, nesterov, rms_decay, optimizer_eps: of the optimizer, where it has them.
     weight_decay: never on batch norm and biases; `decay_depthwise` says whether on depthwise kernels.
     flip: share of pictures mirrored left to right.
     ema_decay: of the weights' exponential moving average, which is what is measured and kept; 0 is off.
@@ -59,7 +60,9 @@ class Recipe:
     head_learning_rate: float = 1e-3
     schedule: Schedule = "cosine"
     decay_rate: float = 0.98
+    poly_power: float = 0.9
     momentum: float = 0.9
+    nesterov: bool = True
     rms_decay: float = 0.9
     optimizer_eps: float = 1e-8
     weight_decay: float = 0.05
@@ -86,6 +89,7 @@ class Recipe:
         "learning_rate": (0, 100),
         "head_learning_rate": (0, 100),
         "decay_rate": (0, 1),
+        "poly_power": (0, 10),
         "momentum": (0, 1),
         "rms_decay": (0, 1),
         "optimizer_eps": (0, 10),

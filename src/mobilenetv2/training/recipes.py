@@ -108,6 +108,66 @@ class DetectRecipe(Recipe):
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentRecipe(Recipe):
+    """The training of a segmenter.
+
+    resolution: height of the input; input_width: its width, 0 for a square. Sides that are one more than a multiple
+        of 16 keep every map in its place (TF DeepLab's 513).
+    crop: sides of the training crops in shares of the input's, to the nearest multiple of 16 and one.
+    scale_min, scale_max: of the picture before it is cut, evenly by their logarithm; what it does not fill is ignored.
+    photometric: share of pictures changed in colour.
+    backbone, output_stride, aspp, decoder: as in `segmenter.Segmenter`.
+    class_balance: classes weigh the inverse of their share of pixels to this power; 0 weighs all pixels alike.
+    hard_examples: share of a batch's pixels, those of the largest loss, that train; 1 is all of them.
+    dice: weight of the soft Dice loss beside the cross-entropy; 0 is off.
+    """
+
+    resolution: int = 321
+    input_width: int = 0
+    epochs: int = 60
+    warmup_epochs: float = 1.0
+    measure_every: int = 3
+    batch_size: int = 8
+    learning_rate: float = 5e-4
+    ema_decay: float = 0.995
+    clip_gradient_norm: float = 5.0
+    crop: float = 1.0
+    scale_min: float = 0.5
+    scale_max: float = 2.0
+    photometric: float = 0.5
+    backbone: Literal["mobilenet_v2", "mobilenet_v1"] = "mobilenet_v2"
+    output_stride: int = 16
+    aspp: bool = False
+    decoder: Literal["none", "light"] = "light"
+    class_balance: float = 0.25
+    hard_examples: float = 1.0
+    dice: float = 0.5
+
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        **Recipe.ranges,
+        "input_width": (0, 4096),
+        "crop": (0.05, 1),
+        "scale_min": (0.1, 10),
+        "scale_max": (0.1, 10),
+        "photometric": (0, 1),
+        "output_stride": (8, 32),
+        "class_balance": (0, 1),
+        "hard_examples": (0.001, 1),
+        "dice": (0, 100),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale_min > self.scale_max:
+            raise UserError(f"scale_min {self.scale_min:g} is above scale_max {self.scale_max:g}; exchange them")
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return self.resolution, self.input_width or self.resolution
+
+
 def classify_transfer() -> ClassifyRecipe:
     """From pretrained weights to the user's classes: a few hundred pictures up to tens of thousands."""
     return ClassifyRecipe(recipe="transfer")
@@ -192,11 +252,50 @@ def detect_paper() -> DetectRecipe:
     )
 
 
+def segment_transfer() -> SegmentRecipe:
+    """From ImageNet weights to the user's masks: a hundred pictures up to tens of thousands."""
+    return SegmentRecipe(recipe="transfer")
+
+
+def segment_paper() -> SegmentRecipe:
+    """As TF DeepLab trains the network of Sec. 6.3 on PASCAL VOC, from ImageNet weights.
+
+    SGD with momentum .9, learning rate .007 x (1 - share of steps)^.9, weight decay 4e-5, 513 x 513 pixels, scales from
+    .5 to 2; neither decoder nor pyramid. Its 30,000 steps of 16 pictures are 45 epochs of VOC's 10,582.
+    """
+    return SegmentRecipe(
+        recipe="paper",
+        numerics="tf",
+        resolution=513,
+        epochs=45,
+        warmup_epochs=0,
+        batch_size=16,
+        optimizer="sgd",
+        nesterov=False,
+        schedule="poly",
+        learning_rate=0.007,
+        head_learning_rate=0.007,
+        weight_decay=4e-5,
+        ema_decay=0,
+        clip_gradient_norm=0,
+        batch_norm_momentum=0,
+        photometric=0,
+        decoder="none",
+        class_balance=0,
+        dice=0,
+    )
+
+
 RECIPES: Mapping[str, Mapping[str, Callable[[], Recipe]]] = {
     "classify": {"transfer": classify_transfer, "paper": classify_paper, "small": classify_small},
     "detect": {"transfer": detect_transfer, "paper": detect_paper},
+    "segment": {"transfer": segment_transfer, "paper": segment_paper},
 }
-RECIPE_KINDS: Mapping[str, type[Recipe]] = {"classify": ClassifyRecipe, "detect": DetectRecipe}
+RECIPE_KINDS: Mapping[str, type[Recipe]] = {
+    "classify": ClassifyRecipe,
+    "detect": DetectRecipe,
+    "segment": SegmentRecipe,
+}
 
 
 def resolve(task: str, name: str, settings: Iterable[str] = (), **given: Any) -> Recipe:

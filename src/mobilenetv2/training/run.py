@@ -6,12 +6,13 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from mobilenetv2.data.boxed import BoxData, read_boxes
 from mobilenetv2.data.folder import ImageFolder, read_image_folder
+from mobilenetv2.data.masked import MaskData, read_masks
 from mobilenetv2.data.pictures import find_bad
 from mobilenetv2.errors import DataError, UserError
 from mobilenetv2.evaluation import evaluate
@@ -20,6 +21,7 @@ from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.runtime.predictor import load
 from mobilenetv2.tasks.classify import Classify
 from mobilenetv2.tasks.detect import Detect
+from mobilenetv2.tasks.segment import Segment
 from mobilenetv2.training.loop import MODEL, STATE, Interrupted, train
 from mobilenetv2.training.progress import PlainListener, RichListener, TrainingListener
 from mobilenetv2.training.recipe import Recipe
@@ -27,7 +29,8 @@ from mobilenetv2.training.recipes import RECIPE_KINDS
 from mobilenetv2.training.report import write_report
 
 RUN = "run.json"
-TASKS: dict[str, Any] = {"classify": Classify, "detect": Detect}
+Data: TypeAlias = ImageFolder | BoxData | MaskData
+TASKS: dict[str, Any] = {"classify": Classify, "detect": Detect, "segment": Segment}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,17 +117,18 @@ def finish(folder: Path, run: Run) -> None:
     write_report(folder, run.recipe, evaluation)
 
 
-def _read(run: Run, listener: TrainingListener) -> ImageFolder | BoxData:
+def _read(run: Run, listener: TrainingListener) -> Data:
     path, fraction, seed = Path(run.data), run.recipe.val_fraction, run.recipe.seed
     if run.task == "classify":
         return read_image_folder(path, val_fraction=fraction, seed=seed)
-    data = read_boxes(path, val_fraction=fraction, seed=seed, skip_bad=run.skip_bad)
+    read = read_boxes if run.task == "detect" else read_masks
+    data: BoxData | MaskData = read(path, val_fraction=fraction, seed=seed, skip_bad=run.skip_bad)
     if data.problems:
         listener.say(f"{run.data}: left out {len(data.problems)} bad annotations (first: {data.problems[0]})")
     return data
 
 
-def _without_bad(data: ImageFolder | BoxData, run: Run, listener: TrainingListener) -> ImageFolder | BoxData:
+def _without_bad(data: Data, run: Run, listener: TrainingListener) -> Data:
     """Decode everything once before hours are spent on it."""
     names = [item.name for split in ("train", "val") for item in data.splits[split]]
     with listener.checking(len(names)) as tick:

@@ -28,6 +28,7 @@ class ModelRow:
     top5: float | None
     AP: float | None
     AP50: float | None
+    miou: float | None
     measured_on: str
     parameters: int
     size_mb: float
@@ -49,6 +50,7 @@ def list_models(box: Path = MODELS_IN_THE_BOX) -> list[ModelRow]:
                 top5=card.metrics.get("top5"),
                 AP=card.metrics.get("AP"),
                 AP50=card.metrics.get("AP50"),
+                miou=card.metrics.get("miou"),
                 measured_on=str(card.metrics.get("data", "")),
                 parameters=card.parameters,
                 size_mb=round(path.stat().st_size / 1e6, 1),
@@ -65,6 +67,7 @@ def list_models(box: Path = MODELS_IN_THE_BOX) -> list[ModelRow]:
             top5=source.top5,
             AP=None,
             AP50=None,
+            miou=None,
             measured_on=source.measured_on,
             parameters=source.parameters,
             size_mb=source.size_mb,

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 
 from mobilenetv2.architecture import Architecture
-from mobilenetv2.detector import BACKBONE, Detector
+from mobilenetv2.detector import BACKBONE
 from mobilenetv2.errors import MissingExtraError, ModelFileError, UserError
 from mobilenetv2.files import reason
 from mobilenetv2.modelfile import Tensors, load_model_file
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.runtime.predictor import find_model, models_in_the_box
+from mobilenetv2.segmenter import Segmenter
 from mobilenetv2.weights.fetch import Progress, fetch
 from mobilenetv2.weights.keras import read_hdf5
 from mobilenetv2.weights.sources import Format, default_source, find_source
@@ -44,7 +45,8 @@ def pretrained(
     """For a MobileNetV2 classifier: tensors by our names (float32 NumPy), the architecture they fit, and the
     preprocessing they were made with.
 
-    name: a source in `SOURCES`, a model in the box, or the path of a model file; of a detector the backbone is taken.
+    name: a source in `SOURCES`, a model in the box, or the path of a model file; of detectors and segmenters the
+        backbone is taken.
     num_classes: of the network to be; None for the source's own. The classifier is among the tensors only
         where both agree; otherwise it is left out, and the rest is the backbone.
     labels: of the network to be; where they are given, the classifier is among the tensors only if it was trained
@@ -63,13 +65,14 @@ def pretrained(
 
 
 def pretrained_trunk(
-    name: str, *, file: Path | None = None, progress: Progress | None = None
+    name: str, *, file: Path | None = None, progress: Progress | None = None, needs_last: bool = True
 ) -> tuple[Tensors, Architecture, Preprocessing]:
-    """What other tasks build on: tensors by the names of `architecture.trunk_shapes`, of a classifier or a detector.
+    """What other tasks build on: tensors by the names of `architecture.trunk_shapes`, of a model of any task.
 
     Options, answer and errors as `pretrained`; the architecture is MobileNetV1's or V2's, and its classes mean nothing.
+    needs_last: whether MobileNetV2's last convolution is wanted, which a segmenter does not have.
     """
-    found = _find(name, file, progress)
+    found = _find(name, file, progress, needs_last=needs_last)
     return _without_classifier(found.tensors), found.architecture, found.preprocessing
 
 
@@ -82,15 +85,19 @@ class _Found(NamedTuple):
     labels: Sequence[str] | None
 
 
-def _find(name: str, file: Path | None, progress: Progress | None) -> _Found:
+def _find(name: str, file: Path | None, progress: Progress | None, *, needs_last: bool = True) -> _Found:
     if not name.endswith(".safetensors") and name not in models_in_the_box():
         source = find_source(name)
         tensors = read_checkpoint(fetch(source, file=file, progress=progress), source.layout, source.architecture)
         return _Found(tensors, source.architecture, source.preprocessing, None)
     model = load_model_file(file or find_model(name))
     architecture, preprocessing = model.card.architecture, model.card.preprocessing
-    if not isinstance(architecture, Detector):
+    if isinstance(architecture, Architecture):
         return _Found(model.tensors, architecture, preprocessing, model.card.labels)
+    if isinstance(architecture, Segmenter) and needs_last and architecture.backbone == "mobilenet_v2":
+        raise UserError(
+            f"pretrained weights {name!r} are of a segmenter, which has no last convolution; choose a classifier's"
+        )
     prefix = f"{BACKBONE}."
     backbone = {key.removeprefix(prefix): value for key, value in model.tensors.items() if key.startswith(prefix)}
     return _Found(backbone, architecture.trunk, preprocessing, None)
