@@ -15,6 +15,7 @@ from mobilenetv2.detector import Detector
 from mobilenetv2.modelfile import Card, ModelFile, tensor_shapes
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
+from mobilenetv2.segmenter import Segmenter
 
 # One thread: the networks of the tests are too small to share, and other work may hold the second processor.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,6 +44,16 @@ class RandomDetector(Protocol):
         seed: int = 0,
         **detector: Any,
     ) -> ModelFile: ...
+
+
+class RandomSegmenter(Protocol):
+    def __call__(self, *, preprocessing: Preprocessing, seed: int = 0, **segmenter: Any) -> ModelFile: ...
+
+
+@pytest.fixture(scope="session")
+def random_segmenter() -> RandomSegmenter:
+    """The same for segmenters."""
+    return make_random_segmenter
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +93,14 @@ def make_random_detector(
     return _random(card, seed)
 
 
-def _labels(record: Architecture | Detector) -> tuple[str, ...]:
+def make_random_segmenter(*, preprocessing: Preprocessing, seed: int = 0, **segmenter: Any) -> ModelFile:
+    """Options are those of `Segmenter`."""
+    record = Segmenter(**{"width": 0.1, "num_classes": 5, **segmenter})
+    card = Card(name="random", task="segment", architecture=record, labels=_labels(record), preprocessing=preprocessing)
+    return _random(card, seed)
+
+
+def _labels(record: Architecture | Detector | Segmenter) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(record.num_classes))
 
 

@@ -47,12 +47,16 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A network at one input size. `blocks` are its layers joined block by block, as Table 2 has them."""
+    """A network at one input size. `blocks` are its layers joined block by block, as Table 2 has them.
+
+    resolution: height of the input in pixels. size_hw: height and width.
+    """
 
     name: str
     source: str
     width: float | None
     resolution: int
+    size_hw: tuple[int, int]
     output_stride: int | None
     parameters: int
     parameters_without_batch_norm: int
@@ -86,7 +90,7 @@ class Description:
         return "\n".join([f"## {self._title()}", "", *rows, "", *(f"- {line}" for line in self._totals())])
 
     def _title(self) -> str:
-        options = [f"{self.resolution} x {self.resolution}"]
+        options = [" x ".join(map(str, self.size_hw))]
         options += [f"width {self.width:g}"] if self.width is not None else []
         options += [f"output stride {self.output_stride}"] if self.output_stride is not None else []
         return f"{self.name} at {', '.join(options)} ({self.source})"
@@ -140,27 +144,29 @@ def describe(
                 kind += f" on {architecture.backbone}"
             else:
                 network, output_stride = build_mobilenet(architecture), architecture.output_stride
-        side = card.preprocessing.size_hw[0] if resolution is None else resolution
+        size_hw = card.preprocessing.size_hw if resolution is None else (resolution, resolution)
         source, width = f"{kind}, {len(card.labels)} classes", architecture.width
     else:
         with torch.device("meta"):
             network = build(name, width=width, output_stride=output_stride)
         entry = ZOO[name]
-        side, source = entry.resolution if resolution is None else resolution, entry.source
+        source, side = entry.source, entry.resolution if resolution is None else resolution
+        size_hw = (side, side)
         if "width" in entry.options:
             width = 1.0 if width is None else width
-    if not 1 <= side <= 8192:
-        raise UserError(f"resolution {side} is out of range; give 1 to 8192 pixels")
+    if not 1 <= min(size_hw) <= max(size_hw) <= 8192:
+        raise UserError(f"resolution {size_hw[0]} is out of range; give 1 to 8192 pixels")
     try:
-        complexity = trace(network, (side, side))
+        complexity = trace(network, size_hw)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"network {name!r} cannot take {side} x {side} pixels: {reason}") from error
+        raise UserError(f"network {name!r} cannot take {size_hw[0]} x {size_hw[1]} pixels: {reason}") from error
     return Description(
         name=name,
         source=source,
         width=width,
-        resolution=side,
+        resolution=size_hw[0],
+        size_hw=size_hw,
         output_stride=output_stride,
         parameters=complexity.parameters,
         parameters_without_batch_norm=complexity.parameters_without_batch_norm,

@@ -11,6 +11,7 @@ import numpy as np
 from mobilenetv2.errors import MissingExtraError
 from mobilenetv2.evaluation.classify import Evaluation
 from mobilenetv2.evaluation.detect import DetectionEvaluation
+from mobilenetv2.evaluation.segment import SegmentationEvaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,11 +25,11 @@ NAMES_UP_TO = 100
 LONGEST_NAME = 24
 
 
-def confusion_png(evaluation: Evaluation) -> bytes:
-    """Rows are what pictures are, columns what the model says; colours are shares of each row.
+def confusion_png(evaluation: Evaluation | SegmentationEvaluation) -> bytes:
+    """Rows are what pictures or pixels are, columns what the model says; colours are shares of each row.
 
-    Cells hold counts up to 20 classes, axes hold names up to 100. Names that the font cannot draw become
-    the number of their class.
+    Up to 20 classes, cells hold counts of pictures, or of pixels the shares in percent. Up to 100, axes hold names.
+    Names that the font cannot draw become the number of their class.
     """
     figure = new_figure()
     counts, names = evaluation.confusion, _names(evaluation.classes)
@@ -38,17 +39,21 @@ def confusion_png(evaluation: Evaluation) -> bytes:
     margin = 0.08 * max(len(name) for name in names) if size <= NAMES_UP_TO else 0.3
     figure.set_size_inches(side + margin + 1.6, side + margin + 1.0)
     axes = figure.add_subplot()
-    images = counts.sum(1, keepdims=True)
-    shares = np.where(images, counts / np.maximum(images, 1), np.nan)
+    rows = counts.sum(1, keepdims=True)
+    shares = np.where(rows, counts / np.maximum(rows, 1), np.nan)
+    # Millions of pixels would not fit into a cell, and less than half a percent would be a 0.
+    are_pixels = isinstance(evaluation, SegmentationEvaluation)
+    written = shares >= 0.005 if are_pixels else counts > 0
     # Few mistakes among many right answers would hardly be seen on an even scale.
     from matplotlib.colors import PowerNorm
 
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest", aspect="equal")
     axes.set_facecolor(LINE)
     if size <= NUMBERS_UP_TO:
-        for row, column in zip(*np.nonzero(counts), strict=True):
+        for row, column in zip(*np.nonzero(written), strict=True):
             colour = "white" if shares[row, column] > 0.3 else INK
-            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=7.5)
+            number = f"{100 * shares[row, column]:.0f}" if are_pixels else f"{counts[row, column]}"
+            axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=7.5)
     if size <= NAMES_UP_TO:
         font = 8 if size <= NUMBERS_UP_TO else 7
         # Names are the user's: no $ in them begins a formula.
@@ -59,9 +64,8 @@ def confusion_png(evaluation: Evaluation) -> bytes:
     axes.spines[:].set_visible(False)
     axes.set_xlabel("the model says", color=QUIET, fontsize=9)
     axes.set_ylabel("the picture shows", color=QUIET, fontsize=9)
-    axes.set_title(
-        f"Answers by class, {evaluation.images:,} pictures", fontsize=10, color=INK, loc="left", parse_math=False
-    )
+    title = f"{'Pixels' if are_pixels else 'Answers'} by class, {evaluation.images:,} pictures"
+    axes.set_title(title, fontsize=10, color=INK, loc="left", parse_math=False)
     bar = figure.colorbar(image, ax=axes, fraction=0.3 / side, pad=0.2 / side, shrink=min(1, 3 / side), anchor=(0, 1))
     bar.set_ticks([0, 0.05, 0.2, 0.5, 1], labels=["0", "5", "20", "50", "100"], fontsize=8, color=INK)
     bar.set_label("share of the row (%)", color=QUIET, fontsize=9)
@@ -71,7 +75,13 @@ def confusion_png(evaluation: Evaluation) -> bytes:
 
 
 # What each task is measured by while it trains, with its scale: the first is what the best epoch is chosen by.
-_MEASURES = {"val_top1": "top-1", "val_AP": "AP", "val_AP50": "AP50"}
+_MEASURES = {
+    "val_top1": "top-1",
+    "val_AP": "AP",
+    "val_AP50": "AP50",
+    "val_miou": "mIOU",
+    "val_pixel_accuracy": "pixel accuracy",
+}
 
 
 def curves_png(history: Sequence[dict[str, Any]]) -> bytes:

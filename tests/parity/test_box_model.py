@@ -21,7 +21,7 @@ from mobilenetv2.exports.onnx import export_onnx
 from mobilenetv2.exports.parity import compare
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.networks.ssd import build_detector
-from mobilenetv2.predictions import Detections
+from mobilenetv2.predictions import Classification, Detections
 from mobilenetv2.preprocessing import preprocess
 from mobilenetv2.runtime.detect import decode
 from mobilenetv2.runtime.predictor import find_model, load, models_in_the_box
@@ -44,7 +44,9 @@ def test_the_exported_file_answers_like_the_trained_network(shared_data: Path, t
             pixels = preprocess(picture.convert("RGB"), model.card.preprocessing)
         with torch.inference_mode():
             expected = network(torch.from_numpy(pixels)[None]).softmax(dim=1)[0].numpy()
-        found = predictor.predict(content).scores
+        answer = predictor.predict(content)
+        assert isinstance(answer, Classification)
+        found = answer.scores
         assert np.abs(found - expected).max() <= 1e-3, name
         assert found.argmax() == expected.argmax(), name
 

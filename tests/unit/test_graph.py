@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import RandomDetector, RandomModel
+from mobilenetv2.architecture import Convolution
 from mobilenetv2.modelfile import CARD_KEY, Card, ModelFile
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
 from mobilenetv2.postprocessing import Postprocessing, Scores
 from mobilenetv2.preprocessing import Interpolation, Preprocessing, Resize, preprocess
 from mobilenetv2.runtime.engine import PictureEngine, open_session
 from mobilenetv2.runtime.graph import network_graph, picture_graph
-from mobilenetv2.architecture import Convolution
 from mobilenetv2.runtime.graph_network import fold_batch_norm
 from mobilenetv2.runtime.graph_preprocess import add_preprocessing
 from mobilenetv2.runtime.onnx_wire import GraphBuilder, write_model

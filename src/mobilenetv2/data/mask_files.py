@@ -20,6 +20,8 @@ UNKNOWN = 65_535  # of a colour that no class has
 CROWD = 65_534  # of many objects of one class that nobody drew one by one
 _INDEX_MODES = ("1", "L", "P", "I;16", "I;16B", "I")
 _COLOUR_MODES = ("RGB", "RGBA")
+# Polygons are painted on so many times finer a grid, some rows at a time.
+_FINER, _BAND_ROWS = 4, 256
 
 Raw = NDArray[np.uint16]
 
@@ -122,14 +124,27 @@ class OutlinedMask:
                 said = f"{inside.shape[1]}x{inside.shape[0]} pixels, its picture {size_hw[1]}x{size_hw[0]}"
                 raise MaskError("size-mismatch", f"has a run-length code of {said}")
             return inside
-        height, width = size_hw
-        canvas = Image.new("L", (width, height))
-        pen = ImageDraw.Draw(canvas)
+        inside = np.zeros(size_hw, bool)
         for polygon in where:
-            # Pillow paints the pixels that a line between centres touches; COCO's corners lie between pixels.
-            corners = np.asarray(polygon, np.float64).reshape(-1, 2) - 0.5
-            pen.polygon([tuple(corner) for corner in corners.tolist()], fill=1)
-        return np.asarray(canvas) > 0
+            _paint(inside, np.asarray(polygon, np.float64).reshape(-1, 2))
+        return inside
+
+
+def _paint(mask: NDArray[np.bool_], corners_xy: NDArray[np.float64]) -> None:
+    """Set the pixels of which a polygon covers half or more. Corners are in pixels; pixel 0 is from 0 to 1."""
+    height, width = mask.shape
+    left, top = np.clip(np.floor(corners_xy.min(axis=0)), 0, [width, height]).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(corners_xy.max(axis=0)), 0, [width, height]).astype(int).tolist()
+    if right <= left:
+        return
+    # In bands, so that the finer grid of a large polygon fits into memory.
+    for first in range(top, bottom, _BAND_ROWS):
+        last = min(first + _BAND_ROWS, bottom)
+        canvas = Image.new("L", ((right - left) * _FINER, (last - first) * _FINER))
+        # Pillow counts from the centres of pixels.
+        finer = (corners_xy - [left, first]) * _FINER - 0.5
+        ImageDraw.Draw(canvas).polygon([(x, y) for x, y in finer.tolist()], fill=255)
+        mask[first:last, left:right] |= np.asarray(canvas.reduce(_FINER)) >= 128
 
 
 MaskSource = MaskFile | OutlinedMask

@@ -16,7 +16,7 @@ from mobilenetv2.data.annotations import Problem
 from mobilenetv2.data.boxed import refuse_problems
 from mobilenetv2.data.coco_masks import find_coco_masks, has_coco_masks
 from mobilenetv2.data.folder import DEFAULT_VAL_FRACTION, listed, split_off
-from mobilenetv2.data.mask_files import CROWD, UNKNOWN, MaskError, MaskSource
+from mobilenetv2.data.mask_files import CROWD, MaskError, MaskSource
 from mobilenetv2.data.mask_folders import Found, find_folder_masks, find_voc_masks, has_folder_masks, has_voc_masks
 from mobilenetv2.data.tree import Tree, fingerprint, open_tree, upright_size
 from mobilenetv2.errors import DataError, ImageError
@@ -238,7 +238,7 @@ def read_masks(
 
 
 class SplitOfMasks(NamedTuple):
-    """Pictures to measure a model on, and how many problems were left out."""
+    """Pictures to measure a model on."""
 
     tree: Tree
     split: str
@@ -305,6 +305,3 @@ def _numbered(
         return replace(picture, places=table[picture.places], pixels=pixels)
 
     return tuple(map(renumbered, pictures))
-
-
-assert UNKNOWN > IGNORED

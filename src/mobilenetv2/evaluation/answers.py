@@ -25,28 +25,26 @@ def answered(
     *,
     skip_bad: bool,
     tick: Callable[[int], None],
-) -> tuple[list[tuple[Picture, Prediction]], int]:
-    """Every picture with its answer, in order, and how many were left out as they cannot be decoded.
+) -> Iterator[tuple[Picture, Prediction]]:
+    """Every picture that can be decoded with its answer, in order, as soon as it is there: few wait in memory.
 
     tick: called with the number of pictures just done.
-    Raises DataError for pictures that cannot be decoded, unless `skip_bad`, and where none can.
+    Raises DataError, after the last one, for pictures that cannot be decoded, unless `skip_bad`, and where none can.
     """
-    good: list[tuple[Picture, Prediction]] = []
     bad: list[ImageError] = []
     for picture, answer in _answers(predictor, tree, pictures):
         tick(1)
         if isinstance(answer, ImageError):
             bad.append(answer)
         else:
-            good.append((picture, answer))
+            yield picture, answer
     if bad and not skip_bad:
         raise DataError(
             f"{tree.path}: {len(bad)} of {len(pictures)} images cannot be decoded (first: {bad[0]}). "
             f"Run 'mobilenetv2 check {tree.path}' for all, or go on without them by --skip-bad"
         )
-    if not good:
+    if len(bad) == len(pictures):
         raise DataError(f"{tree.path}: no picture of {split!r} can be decoded")
-    return good, len(bad)
 
 
 def _answers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,7 @@ class Evaluation:
 
     def confusions(self, count: int = CONFUSIONS_SHOWN) -> list[tuple[str, str, int]]:
         """(what it is, what the model says, how often), most frequent first."""
-        wrong = self.confusion - np.diag(np.diag(self.confusion))
-        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-        pairs = [divmod(int(place), len(self.classes)) for place in order]
-        return [(self.classes[i], self.classes[j], int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
+        return most_confused(self.confusion, self.classes, count)
 
     def card_metrics(self) -> dict[str, Any]:
         """What a model card says of it."""
@@ -144,7 +141,7 @@ def evaluate_classifier(
     """Answer every picture of a split and count; see `evaluation.evaluate`."""
     classes = predictor.card.labels
     tree, split, items = read_labelled(path, classes, split, trained_on=predictor.card.training.get("data"))
-    answers, bad = answered(predictor, tree, split, items, skip_bad=skip_bad, tick=tick)
+    answers = list(answered(predictor, tree, split, items, skip_bad=skip_bad, tick=tick))
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     mistakes: list[Answer] = []
     examples: dict[int, Answer] = {}
@@ -166,7 +163,7 @@ def evaluate_classifier(
         data=str(path),
         split=split,
         images=len(answers),
-        skipped=bad,
+        skipped=len(items) - len(answers),
         top1=int(np.trace(confusion)) / len(answers),
         top5=within5 / len(answers),
         classes=classes,
@@ -174,6 +171,14 @@ def evaluate_classifier(
         mistakes=tuple(mistakes[:ANSWERS_KEPT]),
         examples=tuple(examples[label] for label in sorted(examples)[:ANSWERS_KEPT]),
     )
+
+
+def most_confused(confusion: NDArray[np.int64], classes: Sequence[str], count: int) -> list[tuple[str, str, int]]:
+    """(what it is, what the model says, how often) off the diagonal, most frequent first."""
+    wrong = confusion - np.diag(np.diag(confusion))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    pairs = [divmod(int(place), len(classes)) for place in order]
+    return [(classes[i], classes[j], int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -173,16 +173,15 @@ def evaluate_detector(
     tree, split, pictures = read_boxes_of_split(
         path, card.labels, split, trained_on=card.training.get("data"), skip_bad=skip_bad
     )
-    answers, bad = answered(
-        predictor.with_score_threshold(MEASURED_SCORE), tree, split, pictures, skip_bad=skip_bad, tick=tick
-    )
+    predictor = predictor.with_score_threshold(MEASURED_SCORE)
+    answers = list(answered(predictor, tree, split, pictures, skip_bad=skip_bad, tick=tick))
     found = tuple(answer for _, answer in answers if isinstance(answer, Detections))
     measured = tuple(picture for picture, _ in answers)
     return DetectionEvaluation(
         model=card.name,
         data=str(path),
         split=split,
-        skipped=bad,
+        skipped=len(pictures) - len(answers),
         classes=card.labels,
         metrics=box_metrics(measured, found, card.labels),
         pictures=measured,

@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 
 from mobilenetv2.errors import UserError
 from mobilenetv2.files import reason, write_aside
-from mobilenetv2.predictions import Classification, Prediction
+from mobilenetv2.predictions import Classification, Prediction, Segmentation
 from mobilenetv2.runtime.draw_boxes import draw_boxes
+from mobilenetv2.runtime.draw_masks import legend, mask_png, paint_masks
 from mobilenetv2.runtime.images import Source, open_image
 from mobilenetv2.runtime.letters import fit, letters_for, plain
 
@@ -27,7 +28,7 @@ _SHOWN = 3
 
 
 def draw(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """An RGB picture of any size -> a new one with the answer: boxes on it, or the best classes below it.
+    """An RGB picture of any size -> a new one with the answer: boxes or masks on it, or the best classes below it.
 
     A picture narrower than 320 pixels is enlarged by a whole factor, so that the names can be read; one
     longer than 16000 is made smaller.
@@ -43,6 +44,8 @@ def draw(image: Image.Image, prediction: Prediction) -> Image.Image:
     picture = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     if isinstance(prediction, Classification):
         return _with_band(picture, prediction)
+    if isinstance(prediction, Segmentation):
+        return _with_legend(picture, prediction)
     page = _page(picture, max(picture.height, _MIN_HEIGHT))
     scale = (picture.width / size[0], picture.height / size[1])
     draw_boxes(page, prediction, scale=scale, left=_left(picture, page))
@@ -60,12 +63,24 @@ def _left(picture: Image.Image, page: Image.Image) -> int:
     return (page.width - picture.width) // 2
 
 
+def _text_px(picture: Image.Image) -> int:
+    """Letters grow with the picture: 4000 pixels are looked at as large as 400."""
+    return max(14, min(max(picture.width, _MIN_WIDTH), picture.height * 2) // 28)
+
+
+def _with_legend(picture: Image.Image, segmentation: Segmentation) -> Image.Image:
+    """The picture in the colours of its classes, and what they mean below."""
+    band = legend(segmentation, max(picture.width, _MIN_WIDTH), _text_px(picture))
+    page = _page(paint_masks(picture, segmentation), picture.height + band.height)
+    page.paste(band, (0, picture.height))
+    return page
+
+
 def _with_band(picture: Image.Image, classification: Classification) -> Image.Image:
     """The three best names and their scores in a band below the picture."""
     width = max(picture.width, _MIN_WIDTH)
     labels = classification.top(_SHOWN)
-    # Letters grow with the picture: 4000 pixels are looked at as large as 400.
-    text_px = max(14, min(width, picture.height * 2) // 28)
+    text_px = _text_px(picture)
     font = plain(text_px)
     line_px, margin_px = text_px * 7 // 4, text_px * 3 // 4
     page = _page(picture, picture.height + len(labels) * line_px + 2 * margin_px)
@@ -88,7 +103,9 @@ def _with_band(picture: Image.Image, classification: Classification) -> Image.Im
 
 
 def save_drawing(source: Source, prediction: Prediction, folder: Path, taken: set[str]) -> Path:
-    """Draw and write `folder/<name of the source>.jpg`; a number tells apart sources of one name.
+    """Draw and write `folder/<name of the source>.jpg`, and a mask beside it as `.png` of class numbers.
+
+    A number tells apart sources of one name.
 
     taken: the names given so far, in small letters, to which this one is added.
     Raises UserError if it cannot be written.
@@ -108,4 +125,6 @@ def save_drawing(source: Source, prediction: Prediction, folder: Path, taken: se
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {reason(error)}") from error
     write_aside(folder / f"{name}.jpg", stream.getvalue())
+    if isinstance(prediction, Segmentation):
+        write_aside(folder / f"{name}.png", mask_png(prediction))
     return folder / f"{name}.jpg"

@@ -39,9 +39,18 @@ dl.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8rem,
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.4rem, 1fr)); gap: 1.4rem 1rem; }
 .grid.wide { grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); }
 .grid.wide figure img { aspect-ratio: auto; }
+.triple { display: grid; grid-template-columns: repeat(3, 1fr); gap: .4rem; max-width: none; margin: 0 0 1.4rem; }
+p.triple { font-size: .82rem; margin: 1.2rem 0 .2rem; }
+.triple figcaption { grid-column: 1 / -1; margin: 0; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; margin: 0; padding: 0;
+  font-size: .88rem; }
+.legend span { display: inline-block; width: .9rem; height: .9rem; margin-right: .4rem; border-radius: 3px;
+  vertical-align: -.1rem; }
+.hatched, .triple img { background: repeating-linear-gradient(45deg, var(--line) 0 3px, var(--paper) 3px 6px); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: 6px;
   background: var(--card); }
+.triple img { aspect-ratio: auto; }
 img.pixels { image-rendering: pixelated; }
 figcaption { font-size: .82rem; line-height: 1.4; margin-top: .4rem; overflow-wrap: anywhere; }
 .good { color: var(--good); } .bad { color: var(--bad); }

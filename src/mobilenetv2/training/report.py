@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mobilenetv2.data.tree import open_tree
-from mobilenetv2.evaluation import AnyEvaluation, DetectionEvaluation
+from mobilenetv2.evaluation import AnyEvaluation, DetectionEvaluation, SegmentationEvaluation
 from mobilenetv2.files import write_aside
 from mobilenetv2.training.page import commands, figures, text, whole_page
 from mobilenetv2.training.recipe import Recipe
+from mobilenetv2.training.recipes import SegmentRecipe
 from mobilenetv2.training.report_classify import classify_figures, classify_sections
 from mobilenetv2.training.report_detect import detect_figures, detect_sections
+from mobilenetv2.training.report_segment import segment_figures, segment_sections
 
 REPORT = "report.html"
 
@@ -27,13 +29,17 @@ def write_report(run: Path, recipe: Recipe, evaluation: AnyEvaluation) -> Path:
     tree, model = open_tree(data), run / "model.safetensors"
     if isinstance(evaluation, DetectionEvaluation):
         numbers, sections = detect_figures(evaluation), detect_sections(evaluation, history, tree)
+    elif isinstance(evaluation, SegmentationEvaluation):
+        numbers, sections = segment_figures(evaluation), segment_sections(evaluation, history, tree)
     else:
         numbers, sections = classify_figures(evaluation), classify_sections(evaluation, history, tree)
     title = text(evaluation.model)
+    sides = recipe.size_hw if isinstance(recipe, SegmentRecipe) else (recipe.resolution, recipe.resolution)
+    size = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]}x{sides[1]}"
     skipped = f" {evaluation.skipped:,} more could not be decoded and were left out." if evaluation.skipped else ""
     page = [
         f"<h1>{title}</h1>",
-        f'<p class="quiet">MobileNetV2 {recipe.width} at {recipe.resolution} px, trained on {text(data.name)} by '
+        f'<p class="quiet">MobileNetV2 {recipe.width} at {size} px, trained on {text(data.name)} by '
         f"the recipe {text(recipe.recipe)}. Measured on the {evaluation.images:,} pictures of "
         f"{text(evaluation.split)}, from the model file, by the runtime that predicts.{skipped}</p>",
         figures(numbers, model),
