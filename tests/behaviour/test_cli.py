@@ -9,11 +9,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from conftest import QUICK, RandomDetector, RandomModel, paint
+from conftest import QUICK, RandomDetector, RandomModel, RandomSegmenter, paint
 from mobilenetv2 import cli
 from mobilenetv2.data.shapes import CLASSES, write_shapes
+from mobilenetv2.masks import rle_decode
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
 
@@ -277,6 +280,82 @@ def test_a_detector_is_checked_measured_and_exported(
     assert (code, out) == (0, f"{exported}\n")
     code, out, _ = run(capsys, monkeypatch, "evaluate", exported, "--data", shapes, "--json")
     assert code == 0
+
+
+@pytest.fixture
+def segmenter(tmp_path: Path, random_segmenter: RandomSegmenter) -> Path:
+    path = tmp_path / "segmenter.safetensors"
+    made = random_segmenter(
+        preprocessing=Preprocessing(size_hw=(33, 49)), num_classes=len(CLASSES) + 1, decoder="light"
+    )
+    replace(made, card=replace(made.card, labels=("ground", *CLASSES))).save(path)
+    return path
+
+
+def test_masks_are_printed_drawn_and_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, segmenter: Path, picture: Path, tmp_path: Path
+) -> None:
+    words = ["predict", picture, "--model", segmenter]
+    code, out, err = run(capsys, monkeypatch, *words, "--json", "--polygons", "--tiles", "--save", tmp_path / "found")
+    assert (code, err) == (0, "")
+    (values,) = (json.loads(line) for line in out.splitlines())
+    assert set(values) == {"source", "task", "model", "size_hw", "ms", "segments"}
+    assert set(values["segments"][0]) == {"name", "index", "pixels", "rle", "polygons"}
+    assert sum(one["pixels"] for one in values["segments"]) == 24 * 24
+    with Image.open(tmp_path / "found/red.png") as image:
+        mask = np.asarray(image)
+    for one in values["segments"]:
+        np.testing.assert_array_equal(rle_decode(one["rle"]), mask == one["index"])
+    assert (tmp_path / "found/red.jpg").stat().st_size > 1000
+    code, out, _ = run(capsys, monkeypatch, *words, "--json")
+    assert set(json.loads(out)["segments"][0]) == {"name", "index", "pixels", "rle"}
+    code, out, _ = run(capsys, monkeypatch, *words)
+    assert out.startswith(f"{picture}: ")
+    assert "%" in out
+
+
+def test_a_segmenter_is_checked_measured_and_exported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, segmenter: Path, tmp_path: Path
+) -> None:
+    shapes = tmp_path / "shapes"
+    write_shapes(shapes, train=6, val=3)
+    code, out, _ = run(capsys, monkeypatch, "check", shapes, "--task", "segment", "--json")
+    assert code == 0
+    assert (json.loads(out)["task"], json.loads(out)["format"]) == ("segment", "index")
+    code, out, _ = run(capsys, monkeypatch, "evaluate", segmenter, "--data", shapes, "--json", "--save", tmp_path / "e")
+    assert code == 0
+    values = json.loads(out)
+    assert {"miou", "pixel_accuracy", "boundary_f", "per_class"} <= set(values)
+    assert sorted(file.name for file in (tmp_path / "e").iterdir()) == ["confusion.png", "evaluation.json"]
+    exported = tmp_path / "m.onnx"
+    code, out, err = run(
+        capsys, monkeypatch, "export", segmenter, "--out", exported, "--pictures", shapes / "images/val"
+    )
+    assert (code, out) == (0, f"{exported}\n")
+    assert "pixels of another class" in err
+    code, out, _ = run(capsys, monkeypatch, "evaluate", exported, "--data", shapes, "--json")
+    assert code == 0
+    assert json.loads(out)["miou"] == pytest.approx(values["miou"], abs=1e-4)
+    code, out, _ = run(capsys, monkeypatch, "describe", segmenter)
+    assert "segmenter.safetensors at 33 x 49" in out.replace(str(tmp_path) + "/", "")
+
+
+def test_what_is_for_segmenters_alone_is_refused_for_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, model: Path, picture: Path, tmp_path: Path
+) -> None:
+    for words, message in (
+        (["predict", picture, "--model", model, "--tiles"], "is for task 'classify', not 'segment'"),
+        (["train", "segment", "--data", tmp_path, "--resolution", "33*49"], "--resolution 33*49: give pixels"),
+        (["train", "segment", "--data", tmp_path, "--resolution", "1x2x3"], "--resolution 1x2x3: give pixels"),
+        (["train", "detect", "--data", tmp_path, "--resolution", "33x49"], "as the input is square"),
+        (["train", "segment", "--data", tmp_path, "--set", "dise=1"], "there is no option 'dise' (did you mean 'dice'"),
+        (["train", "segment", "--data", tmp_path, "--set", "crop=0"], "crop 0.0 is out of range"),
+        (["check", tmp_path, "--task", "mask"], "task 'mask' is not known"),
+    ):
+        code, out, err = run(capsys, monkeypatch, *words)
+        assert (code, out) == (2, ""), words
+        assert message in err
+        assert err.count("\n") == 1
 
 
 def test_verbs_stay_functions_whatever_is_imported() -> None:

@@ -121,10 +121,10 @@ def _read(run: Run, listener: TrainingListener) -> Data:
     path, fraction, seed = Path(run.data), run.recipe.val_fraction, run.recipe.seed
     if run.task == "classify":
         return read_image_folder(path, val_fraction=fraction, seed=seed)
-    read = read_boxes if run.task == "detect" else read_masks
+    read, noun = (read_boxes, "annotations") if run.task == "detect" else (read_masks, "masks")
     data: BoxData | MaskData = read(path, val_fraction=fraction, seed=seed, skip_bad=run.skip_bad)
     if data.problems:
-        listener.say(f"{run.data}: left out {len(data.problems)} bad annotations (first: {data.problems[0]})")
+        listener.say(f"{run.data}: left out {len(data.problems)} bad {noun} (first: {data.problems[0]})")
     return data
 
 
