@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Rows are worked on a few at a time, so that all they need stays in the cache and little is held at once.
-_STRIP_PIXELS = 1 << 16
+_STRIP_PIXELS = 1 << 14
 
 
 def decode(logits: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -18,7 +18,7 @@ def decode(logits: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np.
     """
     height, width = size_hw
     mask = np.empty(size_hw, np.uint8)
-    rows, columns = _between(logits.shape[1], height), _between(logits.shape[2], width)
+    rows, columns = _between(logits.shape[1], height), _matrix(logits.shape[2], width)
     count = max(1, _STRIP_PIXELS // width)
     for start in range(0, height, count):
         strip = slice(start, start + count)
@@ -44,17 +44,23 @@ def _between(size: int, enlarged: int) -> _Between:
     return _Between(before, np.minimum(before + 1, size - 1), (positions - before).astype(np.float32))
 
 
-def _classes(logits: NDArray[np.float32], rows: _Between, columns: _Between) -> NDArray[np.uint8]:
+def _matrix(size: int, enlarged: int) -> NDArray[np.float32]:
+    """(size, enlarged): what enlarges a line when it is multiplied by it, faster than any picking of its places."""
+    between = _between(size, enlarged)
+    matrix = np.zeros((size, enlarged), np.float32)
+    pixels = np.arange(enlarged)
+    matrix[between.before, pixels] = 1 - between.share
+    matrix[between.behind, pixels] += between.share
+    return matrix
+
+
+def _classes(logits: NDArray[np.float32], rows: _Between, columns: NDArray[np.float32]) -> NDArray[np.uint8]:
     top, bottom = logits[:, rows.before], logits[:, rows.behind]
     lines = top + (bottom - top) * rows.share[:, None]
-    best = np.full((lines.shape[1], len(columns.share)), -np.inf, np.float32)
+    values = (lines.reshape(-1, len(columns)) @ columns).reshape(len(logits), len(rows.share), -1)
+    best = values[0]
     classes = np.zeros(best.shape, np.uint8)
-    for index, line in enumerate(lines):
-        left = line[:, columns.before]
-        values = line[:, columns.behind]
-        values -= left
-        values *= columns.share
-        values += left
-        np.putmask(classes, values > best, np.uint8(index))
-        np.maximum(best, values, out=best)
+    for index in range(1, len(values)):
+        np.putmask(classes, values[index] > best, np.uint8(index))
+        np.maximum(best, values[index], out=best)
     return classes
