@@ -23,7 +23,7 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What the README's reader has: a photo, a folder of pictures, and one of flowers by class."""
+    """What the README's reader has: a photo, pictures, flowers by class, cells with boxes, a street with masks."""
     paint(tmp_path / "photo.jpg", (200, 120, 40), seed=0, size=64)
     for index in range(2):
         paint(tmp_path / "pictures" / f"{index}.jpg", (90, 120, 200), seed=index, size=48)
@@ -31,6 +31,7 @@ def folder(tmp_path: Path) -> Path:
         for index in range(12):
             paint(tmp_path / "flowers" / name / f"{index}.jpg", colour, seed=index, size=40)
     write_shapes(tmp_path / "cells", train=6, val=2, size_hw=(96, 96))
+    write_shapes(tmp_path / "street", train=6, val=2, size_hw=(96, 128))
     return tmp_path
 
 
