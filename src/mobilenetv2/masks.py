@@ -42,7 +42,8 @@ def rle_encode(inside: NDArray[np.bool_]) -> dict[str, Any]:
 def rle_decode(code: dict[str, Any]) -> NDArray[np.bool_]:
     """The (H, W) mask of a code, with its counts as text or as a list of whole numbers.
 
-    Raises ValueError, which says what is wrong, for a code that is damaged or of more than 178,956,970 pixels.
+    Raises ValueError, which says what is wrong, for a code that is damaged, of more than 178,956,970 pixels, or
+    of more runs than its pixels can have, so that its size bounds the memory that is taken.
     """
     size, counts = code.get("size"), code.get("counts")
     if (
@@ -54,9 +55,13 @@ def rle_decode(code: dict[str, Any]) -> NDArray[np.bool_]:
     height, width = size
     if height * width > MAX_PIXELS:
         raise ValueError(f"size {width}x{height} is more than the {MAX_PIXELS:,} pixels that are decoded")
+    # One a pixel, and an empty first one where the first pixel is inside.
+    most = height * width + 1
     if isinstance(counts, str):
-        counts = _runs(counts)
-    if not isinstance(counts, list) or not all(isinstance(n, int) and 0 <= n <= MAX_PIXELS for n in counts):
+        counts = _runs(counts, most)
+    if isinstance(counts, list) and len(counts) > most:
+        raise ValueError(f"its counts are more runs than {width}x{height} pixels can have")
+    if not isinstance(counts, list) or not all(type(n) is int and 0 <= n <= MAX_PIXELS for n in counts):
         raise ValueError("its counts are neither text nor whole numbers from 0 up")
     if sum(counts) != height * width:
         raise ValueError(f"its counts are of {sum(counts):,} pixels, but {width}x{height} are {height * width:,}")
@@ -64,7 +69,8 @@ def rle_decode(code: dict[str, Any]) -> NDArray[np.bool_]:
     return np.ascontiguousarray(pixels.reshape(width, height).T)
 
 
-def _runs(text: str) -> list[int]:
+def _runs(text: str, most: int) -> list[int]:
+    """No more than one over `most`."""
     runs: list[int] = []
     value = shift = 0
     for letter in text.encode("ascii", "replace"):
@@ -79,6 +85,8 @@ def _runs(text: str) -> list[int]:
             value -= 1 << shift
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value = shift = 0
+        if len(runs) > most:
+            return runs
     if shift:
         raise ValueError("its counts end within a number")
     return runs

@@ -14,14 +14,16 @@ import pytest
 from PIL import Image
 
 import mobilenetv2
+from mobilenetv2.data.masked import read_masks
 from mobilenetv2.data.shapes import write_shapes
 from mobilenetv2.errors import DataError, UserError
 from mobilenetv2.evaluation.segment import SegmentationEvaluation
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.predictions import Segmentation
+from mobilenetv2.tasks.segment import input_size
 from mobilenetv2.training import run as runs
 from mobilenetv2.training.progress import PlainListener
-from mobilenetv2.training.recipes import resolve
+from mobilenetv2.training.recipes import SegmentRecipe, resolve
 
 # The smallest training that goes through every part of the loop.
 QUICK = (
@@ -100,6 +102,33 @@ def test_other_ways_to_train(shapes: Path, tmp_path: Path, settings: tuple[str, 
     assert card.segmenter.backbone == values.get("backbone", "mobilenet_v2")
     assert card.segmenter.aspp is ("aspp" in values)
     assert card.segmenter.output_stride == int(values.get("output_stride", 16))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(360, 480)], (369, 481)),
+        ([(100, 100), (50, 300), (97, 129)], (97, 129)),
+        ([(4000, 6000)], (353, 513)),
+        ([(1, 1)], (17, 17)),
+    ],
+)
+def test_the_input_follows_the_pictures(
+    tmp_path: Path, sizes: list[tuple[int, int]], expected: tuple[int, int]
+) -> None:
+    (tmp_path / "classes.txt").write_text("sky\n")
+    for split in ("train", "val"):
+        for number, (height, width) in enumerate(sizes):
+            for kind, mode, ending in (("images", "RGB", "jpg"), ("masks", "L", "png")):
+                path = tmp_path / kind / split / f"{number}.{ending}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new(mode, (width, height)).save(path)
+    data = read_masks(tmp_path)
+    assert input_size(data, SegmentRecipe()) == expected
+    assert input_size(data, SegmentRecipe(resolution=65)) == (65, 65)
+    assert input_size(data, SegmentRecipe(resolution=65, input_width=97)) == (65, 97)
+    with pytest.raises(UserError, match="input_width 97 needs the height too"):
+        SegmentRecipe(input_width=97)
 
 
 def test_the_papers_recipe_is_tensorflows() -> None:

@@ -15,7 +15,7 @@ from mobilenetv2.preprocessing import PILLOW_FILTERS, Preprocessing
 from mobilenetv2.training.recipes import SegmentRecipe
 
 # At output stride 16, sides of 16 k + 1 keep the corners of every map on the corners of the picture.
-_GRID = 16
+GRID = 16
 
 
 class AugmentMasks:
@@ -58,7 +58,7 @@ def crop_size(size_hw: tuple[int, int], share: float) -> tuple[int, int]:
     """Sides of the training crops: that share of the input's, moved to the grid of the network; all of it for 1."""
     if share == 1:
         return size_hw
-    height, width = (max(1, round((side * share - 1) / _GRID)) * _GRID + 1 for side in size_hw)
+    height, width = (max(1, round((side * share - 1) / GRID)) * GRID + 1 for side in size_hw)
     return height, width
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mobilenetv2.data.augment_masks import AugmentMasks
+from mobilenetv2.data.augment_masks import GRID, AugmentMasks
 from mobilenetv2.data.folder import Item
 from mobilenetv2.data.masked import MaskData, read_mask
 from mobilenetv2.data.masked_pictures import MaskedPictureSet, MaskSample
 from mobilenetv2.data.pictures import PictureSet
 from mobilenetv2.evaluation.mask_metrics import confusion, mean_iou
-from mobilenetv2.masks import IGNORED
 from mobilenetv2.modelfile import Card, ModelFile
 from mobilenetv2.networks.deeplab_v3 import build_segmenter, upsample
 from mobilenetv2.networks.layers import channels_last
@@ -37,6 +37,7 @@ from mobilenetv2.training.recipes import SegmentRecipe
 
 # Logits of one picture are large, so few are held at once.
 _MEASURE_BATCH = 4
+LARGEST_SIDE = 513  # of an input that is chosen by the pictures
 
 
 class Segment:
@@ -62,7 +63,7 @@ class Segment:
             decoder=recipe.decoder,
         )
         # Masks are of the whole picture, so the whole picture is what the network sees.
-        self.preprocessing = Preprocessing(size_hw=recipe.size_hw, **start.levels)
+        self.preprocessing = Preprocessing(size_hw=input_size(data, recipe), **start.levels)
         network = build_segmenter(self.architecture)
         # Not strict: a backbone brings no head, and a counter of batches is no weight.
         network.load_state_dict(_first_tensors(start, self.architecture), strict=False)
@@ -72,7 +73,7 @@ class Segment:
             data.tree, data.splits["train"], AugmentMasks(recipe, self.preprocessing), seed=recipe.seed
         )
         self.inputs = Normalize(self.preprocessing)
-        pixels = torch.from_numpy(count_pixels(data)) if recipe.class_balance else torch.empty(0)
+        pixels = torch.from_numpy(data.pixels("train"))
         self.losses = MaskLoss(recipe, class_weights(pixels, recipe.class_balance))
 
     def loss(self, network: Callable[[Tensor], Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -115,12 +116,14 @@ class Segment:
         return ModelFile(card=card, tensors=model_tensors(network))
 
 
-def count_pixels(data: MaskData) -> NDArray[np.int64]:
-    """(num_classes,) pixels of each class in the training pictures."""
-    counts = np.zeros(IGNORED + 1, np.int64)
-    for picture in data.splits["train"]:
-        counts += np.bincount(read_mask(data.tree, picture).reshape(-1), minlength=len(counts))
-    return counts[: len(data.classes)]
+def input_size(data: MaskData, recipe: SegmentRecipe) -> tuple[int, int]:
+    """Height and width of the network's input: the recipe's, or those of the middle training picture, on the grid."""
+    if recipe.resolution:
+        return recipe.resolution, recipe.input_width or recipe.resolution
+    sides = np.median([picture.size_hw for picture in data.splits["train"]], axis=0)
+    scale = min(1.0, LARGEST_SIDE / sides.max())
+    height, width = (max(1, math.ceil((side * scale - 1) / GRID)) * GRID + 1 for side in sides.tolist())
+    return height, width
 
 
 def _first_tensors(start: Start, segmenter: Segmenter) -> dict[str, Tensor]:

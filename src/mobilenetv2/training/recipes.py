@@ -112,8 +112,9 @@ class DetectRecipe(Recipe):
 class SegmentRecipe(Recipe):
     """The training of a segmenter.
 
-    resolution: height of the input; input_width: its width, 0 for a square. Sides that are one more than a multiple
-        of 16 keep every map in its place (TF DeepLab's 513).
+    resolution: height of the input; 0 takes the middle size of the training pictures, at most 513 pixels a side.
+    input_width: its width; 0 makes it as wide as high. Sides that are one more than a multiple of 16 keep every map in
+        its place (TF DeepLab's 513).
     crop: sides of the training crops in shares of the input's, to the nearest multiple of 16 and one.
     scale_min, scale_max: of the picture before it is cut, evenly by their logarithm; what it does not fill is ignored.
     photometric: share of pictures changed in colour.
@@ -123,7 +124,7 @@ class SegmentRecipe(Recipe):
     dice: weight of the soft Dice loss beside the cross-entropy; 0 is off.
     """
 
-    resolution: int = 321
+    resolution: int = 0
     input_width: int = 0
     epochs: int = 60
     warmup_epochs: float = 1.0
@@ -146,6 +147,7 @@ class SegmentRecipe(Recipe):
 
     ranges: ClassVar[dict[str, tuple[float, float]]] = {
         **Recipe.ranges,
+        "resolution": (0, 4096),
         "input_width": (0, 4096),
         "crop": (0.05, 1),
         "scale_min": (0.1, 10),
@@ -161,11 +163,8 @@ class SegmentRecipe(Recipe):
         super().__post_init__()
         if self.scale_min > self.scale_max:
             raise UserError(f"scale_min {self.scale_min:g} is above scale_max {self.scale_max:g}; exchange them")
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width of the network's input, in pixels."""
-        return self.resolution, self.input_width or self.resolution
+        if self.input_width and not self.resolution:
+            raise UserError(f"input_width {self.input_width} needs the height too; set resolution")
 
 
 def classify_transfer() -> ClassifyRecipe:

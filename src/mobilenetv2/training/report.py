@@ -9,9 +9,9 @@ from pathlib import Path
 from mobilenetv2.data.tree import open_tree
 from mobilenetv2.evaluation import AnyEvaluation, DetectionEvaluation, SegmentationEvaluation
 from mobilenetv2.files import write_aside
+from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.training.page import commands, figures, text, whole_page
 from mobilenetv2.training.recipe import Recipe
-from mobilenetv2.training.recipes import SegmentRecipe
 from mobilenetv2.training.report_classify import classify_figures, classify_sections
 from mobilenetv2.training.report_detect import detect_figures, detect_sections
 from mobilenetv2.training.report_segment import segment_figures, segment_sections
@@ -34,7 +34,7 @@ def write_report(run: Path, recipe: Recipe, evaluation: AnyEvaluation) -> Path:
     else:
         numbers, sections = classify_figures(evaluation), classify_sections(evaluation, history, tree)
     title = text(evaluation.model)
-    sides = recipe.size_hw if isinstance(recipe, SegmentRecipe) else (recipe.resolution, recipe.resolution)
+    sides = load_model_file(model).card.preprocessing.size_hw
     size = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]}x{sides[1]}"
     skipped = f" {evaluation.skipped:,} more could not be decoded and were left out." if evaluation.skipped else ""
     page = [
