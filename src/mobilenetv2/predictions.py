@@ -197,7 +197,7 @@ class Segmentation:
     def to_dict(self, *, polygons: bool = False) -> dict[str, Any]:
         """Plain values, as `predict --json` prints them: where each class is, as COCO's run-length code.
 
-        polygons: outlines too, as lists of x, y, x, y... in pixels; see `masks.polygons`.
+        polygons: outlines too, as lists of x, y, x, y... in pixels; see `masks.outlines`.
         """
         return {
             "source": self.source,

@@ -28,6 +28,22 @@ def test_codes_are_the_same_text() -> None:
         np.testing.assert_array_equal(rle_decode(rle_encode(mask)), mask)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (1500, 1200)])
+def test_long_runs_and_the_other_form(shape: tuple[int, int]) -> None:
+    """Runs of more than 2^15 and 2^20 pixels; and counts as a list, which their tool makes text of."""
+    for inside in (False, True):
+        mask = np.full(shape, inside)
+        runs = [0, mask.size] if inside else [mask.size]
+        if mask.size > 2**20:
+            mask[-1, 40], runs = not inside, [*runs[:-1], 41 * shape[0] - 1, 1, mask.size - 41 * shape[0]]
+        theirs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+        assert rle_encode(mask)["counts"] == theirs
+        listed = {"size": list(shape), "counts": runs}
+        assert coco.frPyObjects(listed, *shape)["counts"].decode() == theirs
+        for code in (listed, {"size": list(shape), "counts": theirs}):
+            np.testing.assert_array_equal(rle_decode(code), mask)
+
+
 def test_polygons_are_painted_nearly_alike() -> None:
     """A pixel on the edge may go either way."""
     random = np.random.default_rng(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobilenetv2.errors import UserError
 from mobilenetv2.predictions import Segmentation, Timing
 from mobilenetv2.runtime.draw import draw, save_drawing
 from mobilenetv2.runtime.draw_boxes import colour_of
 from mobilenetv2.runtime.draw_masks import colours, legend, mask_png, paint_masks
+
+FRAME = (161, 161, 170)
 
 
 def segmentation(mask: NDArray[np.uint8], names: tuple[str, ...] = ("sky", "road", "car")) -> Segmentation:
@@ -27,20 +31,55 @@ def halves(size_hw: tuple[int, int] = (40, 60)) -> NDArray[np.uint8]:
     return mask
 
 
-def test_each_class_has_the_colour_of_its_boxes() -> None:
-    assert [tuple(row) for row in colours(60)] == [colour_of(index) for index in range(60)]
-    assert len({tuple(row) for row in colours(49).tolist()}) == 49
+def test_each_class_has_a_colour_of_its_own_that_of_its_boxes_first() -> None:
+    assert [tuple(row) for row in colours(49)] == [colour_of(index) for index in range(49)]
+    table = colours(255)
+    np.testing.assert_array_equal(table[:60], colours(60))
+    apart = np.abs(table[:, None].astype(int) - table).max(axis=2)
+    assert apart[~np.eye(255, dtype=bool)].min() >= 5
 
 
-def test_the_picture_is_tinted_and_classes_are_parted() -> None:
-    grey = Image.new("RGB", (60, 40), (100, 100, 100))
-    painted = np.asarray(paint_masks(grey, segmentation(halves()))).astype(int)
+def tint(index: int, grey: float) -> NDArray[np.float64]:
+    """The colour of a class, 65 in 100, over a grey of 64 to 191."""
+    return np.asarray(0.65 * colours(index + 1)[index].astype(float) + 0.35 * (64 + float(grey) * 127 / 255))
+
+
+@pytest.mark.parametrize("grey", [0, 100, 255])
+def test_the_picture_is_tinted_and_classes_are_parted(grey: int) -> None:
+    painted = np.asarray(paint_masks(Image.new("RGB", (60, 40), (grey,) * 3), segmentation(halves()))).astype(int)
     for column, index in ((5, 0), (50, 2)):
-        # Between the picture's colour and that of the class, nearer to the latter.
-        expected = 0.45 * 100 + 0.55 * colours(3)[index].astype(float)
-        assert np.abs(painted[20, column] - expected).max() <= 1
+        assert np.abs(painted[20, column] - tint(index, grey)).max() <= 1
     assert (painted[:, 29] == 255).all()
-    assert (painted[:, 30] != 255).any()
+    assert (painted[:, [28, 30]] != 255).any(axis=2).all()
+
+
+def test_a_colour_of_the_picture_does_not_change_that_of_a_class() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    blue = Image.new("RGB", (20, 20), (40, 40, 250))
+    grey = blue.convert("L").convert("RGB")
+    np.testing.assert_array_equal(paint_masks(blue, segmentation(mask)), paint_masks(grey, segmentation(mask)))
+
+
+def test_rows_that_are_painted_together_leave_no_seam() -> None:
+    random = np.random.default_rng(0)
+    mask = np.zeros((200, 30), np.uint8)
+    mask[64:] = 1  # just where a part ends
+    mask[150:] = 2
+    picture = Image.fromarray(random.integers(0, 256, (200, 30, 3), dtype=np.uint8))
+    painted = np.asarray(paint_masks(picture, segmentation(mask)))
+    assert np.flatnonzero((painted == 255).all(axis=(1, 2))).tolist() == [63, 149]
+    greys = np.asarray(picture.convert("L"))
+    for row in (0, 62, 64, 127, 128, 199):
+        expected = np.stack([tint(mask[row, column], greys[row, column]) for column in range(30)])
+        assert np.abs(painted[row] - expected).max() <= 1
+
+
+def test_lines_grow_with_the_picture() -> None:
+    for size, line in ((600, 1), (1300, 2), (1920, 3)):
+        painted = np.asarray(paint_masks(Image.new("RGB", (size, size)), segmentation(halves((size, size)))))
+        white = (painted == 255).all(axis=2)
+        assert np.flatnonzero(white.all(axis=0)).tolist() == list(range(size // 2 - line, size // 2))
+        assert white.sum() == line * size
 
 
 def test_what_is_behind_everything_keeps_its_colours() -> None:
@@ -65,9 +104,20 @@ def test_the_legend_names_the_largest(count: int, width: int) -> None:
     band = legend(segmentation(mask, names), width, 14)
     assert band.width == width
     assert band.height < 14 * 2 * 14
-    assert (np.asarray(band) == colours(count)[0]).all(axis=2).any()
     # A thirteenth class and more share a line.
-    assert (np.asarray(band) == colours(count)[-1]).all(axis=2).any() == (count <= 12 or count > 49)
+    shown = {tuple(colour) for colour in np.unique(np.asarray(band).reshape(-1, 3), axis=0).tolist()}
+    for index in range(count):
+        # As the picture shows it.
+        assert (tuple(np.rint(tint(index, 128)).astype(int).tolist()) in shown) == (index < 12)
+    # An empty frame is of what is not painted, and nothing here is.
+    assert FRAME not in shown
+
+
+def test_the_legend_frames_what_is_not_painted() -> None:
+    band = np.asarray(legend(segmentation(halves(), ("background", "road", "car")), 320, 14))
+    assert (band == FRAME).all(axis=2).any()
+    assert not (band == np.rint(tint(0, 128)).astype(np.uint8)).all(axis=2).any()
+    assert (band == np.rint(tint(2, 128)).astype(np.uint8)).all(axis=2).any()
 
 
 def test_a_saved_mask_holds_the_numbers(tmp_path: Path) -> None:
@@ -81,3 +131,14 @@ def test_a_saved_mask_holds_the_numbers(tmp_path: Path) -> None:
     assert save_drawing(picture, one, tmp_path / "out", taken) == tmp_path / "out/b.jpg"
     assert save_drawing(picture, one, tmp_path / "out", taken) == tmp_path / "out/b-2.jpg"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b-2.jpg", "b-2.png", "b.jpg", "b.png"]
+
+
+def test_a_picture_is_not_overwritten_by_its_own_answer(tmp_path: Path) -> None:
+    path = tmp_path / "b.png"
+    Image.new("RGB", (60, 40), (1, 2, 3)).save(path)
+    before = path.read_bytes()
+    one = replace(segmentation(halves()), source=str(path))
+    with pytest.raises(UserError, match=r"b\.png: would take the place of the picture itself"):
+        save_drawing(path, one, tmp_path, set())
+    assert path.read_bytes() == before
+    assert not (tmp_path / "b.jpg").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,9 @@ def test_a_code_written_by_hand() -> None:
         ({"size": [10**6, 10**6], "counts": [10**12]}, "more than the 178,956,970 pixels"),
         ({"size": [2, 2], "counts": [3]}, "are of 3 pixels, but 2x2 are 4"),
         ({"size": [2, 2], "counts": [5, -1]}, "neither text nor whole numbers"),
+        ({"size": [2, 2], "counts": [True, 3]}, "neither text nor whole numbers"),
+        ({"size": [1, 1], "counts": [0, 0, 1]}, "more runs than 1x1 pixels can have"),
+        ({"size": [1, 1], "counts": "0" * 10**5}, "more runs than 1x1 pixels can have"),
         ({"size": [2, 2], "counts": None}, "neither text nor whole numbers"),
         ({"size": [2, 2], "counts": "4\x00"}, "where none can be"),
         ({"size": [2, 2], "counts": "oooooooooooooooooooooo"}, "where none can be"),
@@ -55,6 +59,17 @@ def test_a_code_written_by_hand() -> None:
 def test_damaged_codes(code: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rle_decode(code)
+
+
+def test_a_long_text_for_a_small_mask_takes_little_memory() -> None:
+    text = "0" * 10**6
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="more runs"):
+            rle_decode({"size": [1, 1], "counts": text})
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(text)
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.text(max_size=30), st.integers(0, 20), st.integers(0, 20))

@@ -105,7 +105,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def report(run: Path, evaluation: Evaluation) -> tuple[str, Reader]:
-    path = write_report(run, ClassifyRecipe(), evaluation)
+    path = write_report(run, ClassifyRecipe(), evaluation, (64, 64))
     assert path == run / "report.html"
     page = path.read_text(encoding="utf-8")
     return page, read(page)

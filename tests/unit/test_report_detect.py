@@ -106,7 +106,7 @@ def drawn(page: str) -> list[tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.
 
 def test_the_worst_picture_is_first_and_whole_ones_are_not_shown(run: Path) -> None:
     evaluation = evaluation_of(run.parent / "data", ("cell", "plate"))
-    page = write_report(run, DetectRecipe(), evaluation).read_text(encoding="utf-8")
+    page = write_report(run, DetectRecipe(), evaluation, (64, 64)).read_text(encoding="utf-8")
     pictures = drawn(page)
     assert [name for name, _ in pictures] == ["3.png", "2.png"]
     assert '0 right, <span class="bad">1 wrong, 2 missed' in page
@@ -132,7 +132,7 @@ def test_the_worst_picture_is_first_and_whole_ones_are_not_shown(run: Path) -> N
 def test_names_are_text_and_nothing_else(run: Path) -> None:
     for names in ((HOSTILE, "\u732b"), ("line\nend \\frac{", "a" * 300)):
         evaluation = evaluation_of(run.parent / "data", names)
-        page = write_report(run, DetectRecipe(), evaluation).read_text(encoding="utf-8")
+        page = write_report(run, DetectRecipe(), evaluation, (64, 64)).read_text(encoding="utf-8")
         assert "<script" not in page
     assert "a" * 300 in page
 
@@ -141,7 +141,7 @@ def test_a_model_that_finds_nothing_has_a_page(run: Path) -> None:
     pictures = evaluation_of(run.parent / "data", ("a", "b")).pictures
     none = tuple(detections([], [], [], ("a", "b")) for _ in pictures)
     evaluation = measured(pictures, none, ("a", "b"), run.parent / "data")
-    page = write_report(run, DetectRecipe(), evaluation).read_text(encoding="utf-8")
+    page = write_report(run, DetectRecipe(), evaluation, (64, 64)).read_text(encoding="utf-8")
     assert "The model shows boxes" not in page
     assert len(drawn(page)) == 3
 

@@ -87,7 +87,7 @@ def drawn(page: str) -> list[tuple[str, NDArray[np.uint8]]]:
 
 
 def test_the_worst_picture_is_first_and_whole_ones_are_not_shown(run: Path) -> None:
-    page = write_report(run, SegmentRecipe(input_width=481), evaluation_of(run.parent / "data")).read_text("utf-8")
+    page = write_report(run, SegmentRecipe(), evaluation_of(run.parent / "data"), (321, 481)).read_text("utf-8")
     pictures = drawn(page)
     assert [name for name, _ in pictures] == [
         f"images/val/{number}.png: {what}" for number in (3, 2) for what in ("picture", "mask", "found")
@@ -113,7 +113,7 @@ def test_the_worst_picture_is_first_and_whole_ones_are_not_shown(run: Path) -> N
 
 
 def test_the_weakest_class_is_first_and_what_is_nowhere_last(run: Path) -> None:
-    page = write_report(run, SegmentRecipe(), evaluation_of(run.parent / "data")).read_text("utf-8")
+    page = write_report(run, SegmentRecipe(), evaluation_of(run.parent / "data"), (64, 64)).read_text("utf-8")
     assert re.findall(r"<tr><td>(\w+)</td>", page) == ["sky", "road", "car"]
     row = page[page.index("<tr><td>car</td>") :]
     assert re.findall(r'<td class="number">([^<]*)</td>', row)[:5] == ["0.0%", "-", "-", "-", "-"]
@@ -121,18 +121,20 @@ def test_the_weakest_class_is_first_and_what_is_nowhere_last(run: Path) -> None:
 
 def test_names_are_text_and_nothing_else(run: Path) -> None:
     for names in ((HOSTILE, "猫", "c"), ("line\nend \\frac{", "a" * 300, "c")):
-        page = write_report(run, SegmentRecipe(), evaluation_of(run.parent / "data", names)).read_text("utf-8")
+        page = write_report(run, SegmentRecipe(), evaluation_of(run.parent / "data", names), (64, 64)).read_text(
+            "utf-8"
+        )
         assert "<script" not in page
     assert "a" * 300 in page
 
 
 def test_a_model_that_is_always_right_has_a_page(run: Path) -> None:
     evaluation = evaluation_of(run.parent / "data", wrong=(0, 0, 0))
-    page = write_report(run, SegmentRecipe(), evaluation).read_text("utf-8")
+    page = write_report(run, SegmentRecipe(), evaluation, (64, 64)).read_text("utf-8")
     assert "every pixel was right" in page
     assert "lowest mIOU" not in page
     assert drawn(page) == []
-    assert "at 321 px" in page
+    assert "at 64 px" in page
 
 
 @pytest.fixture

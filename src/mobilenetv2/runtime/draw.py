@@ -108,7 +108,7 @@ def save_drawing(source: Source, prediction: Prediction, folder: Path, taken: se
     A number tells apart sources of one name.
 
     taken: the names given so far, in small letters, to which this one is added.
-    Raises UserError if it cannot be written.
+    Raises UserError if it cannot be written, or would take the place of the source itself.
     """
     stem = os.fsencode(Path(prediction.source).stem.strip("-"))[:_MAX_NAME_BYTES].decode(errors="ignore")
     stem = stem or "picture"
@@ -120,6 +120,12 @@ def save_drawing(source: Source, prediction: Prediction, folder: Path, taken: se
     taken.add(name.casefold())
     stream = io.BytesIO()
     draw(open_image(source), prediction).save(stream, "jpeg", quality=92)
+    endings = (".jpg", ".png") if isinstance(prediction, Segmentation) else (".jpg",)
+    for target in (folder / f"{name}{ending}" for ending in endings):
+        # An address is no file, however long it is, which pathlib would stumble over.
+        is_file = os.path.exists(prediction.source)  # noqa: PTH110
+        if is_file and target.exists() and target.samefile(prediction.source):
+            raise UserError(f"{target}: would take the place of the picture itself; choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -33,9 +33,8 @@ def colours(count: int) -> NDArray[np.uint8]:
 
 
 def _hue(place: int) -> Colour:
-    """The golden ratio keeps hues apart however many there are; three in a row differ in lightness too."""
-    saturation, value = ((0.85, 0.95), (0.6, 0.7), (0.95, 0.5))[place % 3]
-    red, green, blue = colorsys.hsv_to_rgb(place * 0.618034 % 1, saturation, value)
+    """The golden ratio keeps hues apart however many there are; seven in a row differ in lightness too."""
+    red, green, blue = colorsys.hsv_to_rgb(place * 0.618034 % 1, 0.85, 0.4 + place % 7 * 0.1)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
@@ -98,7 +97,7 @@ def legend(segmentation: Segmentation, width: int, text_px: int) -> Image.Image:
     font = plain(text_px)
     if len(segments) > _SHOWN:
         rest = sum(one.pixels for one in segments[_SHOWN:])
-        entries.append(_Entry(f"{len(segments) - _SHOWN} more", font, _percent(rest / total), None))
+        entries.append(_Entry(f"and {len(segments) - _SHOWN} more", font, _percent(rest / total), _PAPER))
     margin, gap, line = text_px * 3 // 4, text_px // 2, text_px * 7 // 4
     share_px = round(font.getlength("100.0 %")) + 1
     name_px = round(max(entry.letters.getlength(entry.text) for entry in entries)) + 1

@@ -9,7 +9,6 @@ from pathlib import Path
 from mobilenetv2.data.tree import open_tree
 from mobilenetv2.evaluation import AnyEvaluation, DetectionEvaluation, SegmentationEvaluation
 from mobilenetv2.files import write_aside
-from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.training.page import commands, figures, text, whole_page
 from mobilenetv2.training.recipe import Recipe
 from mobilenetv2.training.report_classify import classify_figures, classify_sections
@@ -19,9 +18,10 @@ from mobilenetv2.training.report_segment import segment_figures, segment_section
 REPORT = "report.html"
 
 
-def write_report(run: Path, recipe: Recipe, evaluation: AnyEvaluation) -> Path:
+def write_report(run: Path, recipe: Recipe, evaluation: AnyEvaluation, size_hw: tuple[int, int]) -> Path:
     """Write `report.html` into a run's folder from its `metrics.jsonl` and its evaluation; returns its path.
 
+    size_hw: height and width of the network's input.
     Raises UserError if the pictures it shows are gone, or the page cannot be written.
     """
     history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -34,8 +34,8 @@ def write_report(run: Path, recipe: Recipe, evaluation: AnyEvaluation) -> Path:
     else:
         numbers, sections = classify_figures(evaluation), classify_sections(evaluation, history, tree)
     title = text(evaluation.model)
-    sides = load_model_file(model).card.preprocessing.size_hw
-    size = f"{sides[0]}" if sides[0] == sides[1] else f"{sides[0]}x{sides[1]}"
+    height, width = size_hw
+    size = f"{height}" if height == width else f"{height}x{width}"
     skipped = f" {evaluation.skipped:,} more could not be decoded and were left out." if evaluation.skipped else ""
     page = [
         f"<h1>{title}</h1>",

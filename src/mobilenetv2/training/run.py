@@ -114,7 +114,7 @@ def finish(folder: Path, run: Run) -> None:
     evaluation = evaluate(load(path), Path(run.data), skip_bad=run.skip_bad)
     replace(model, card=evaluation.completed(model.card)).save(path)
     write_aside(folder / "evaluation.json", (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
-    write_report(folder, run.recipe, evaluation)
+    write_report(folder, run.recipe, evaluation, model.card.preprocessing.size_hw)
 
 
 def _read(run: Run, listener: TrainingListener) -> Data:
