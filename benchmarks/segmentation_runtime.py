@@ -3,8 +3,8 @@
     python benchmarks/segmentation_runtime.py [MODEL.safetensors [PICTURE]]
 
 The network alone and the network with enlarging and choosing the class run on the same engine by turns; medians, since
-machines are noisy. Memory is the peak resident size (VmHWM) of a process of its own that answers one picture of 6000 x 4000
-pixels: whole, and by tiles.
+machines are noisy. Memory is the peak resident size (VmHWM) of a process of its own that answers one picture of
+6000 x 4000 pixels: whole, and by tiles.
 """
 
 from __future__ import annotations
