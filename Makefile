@@ -14,7 +14,7 @@ demo: .venv/ready
 	$(BIN)/mobilenetv2 demo
 
 test: .venv/ready
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 test-all: .venv/ready
 	$(BIN)/pytest

@@ -19,7 +19,6 @@ from mobilenetv2.data.masked import read_mask, read_masks_of_split
 from mobilenetv2.data.tree import decode
 from mobilenetv2.evaluation.mask_metrics import confusion, mean_iou
 from mobilenetv2.modelfile import load_model_file
-from mobilenetv2.networks.complexity import trace
 from mobilenetv2.networks.deeplab_v3 import (
     EVALUATION_SCALES,
     build_segmenter,
@@ -30,6 +29,7 @@ from mobilenetv2.networks.deeplab_v3 import (
 )
 from mobilenetv2.networks.layers import channels_last
 from mobilenetv2.preprocessing import preprocess
+from mobilenetv2.segmenter import segmenter_multiply_adds
 
 
 @torch.inference_mode()
@@ -55,8 +55,10 @@ def main() -> None:
             seconds[name] += time.perf_counter() - began
             counts[name] += confusion(true, found, classes)
     size_hw = card.preprocessing.size_hw
-    once = trace(network, size_hw).madds
-    many = 2 * sum(trace(network, scaled_size_hw(size_hw, scale)).madds for scale in EVALUATION_SCALES)
+    once = segmenter_multiply_adds(card.segmenter, size_hw)
+    many = 2 * sum(
+        segmenter_multiply_adds(card.segmenter, scaled_size_hw(size_hw, scale)) for scale in EVALUATION_SCALES
+    )
     print(f"{card.name} on {len(pictures[::every])} pictures of {split}")
     print(f"{'':20}{'mIOU':>8}{'G MAdds':>10}{'seconds a picture':>20}")
     for name, madds in (("one scale", once), ("multi-scale + flip", many)):

@@ -40,14 +40,15 @@ BATCH = 8
 SIZE_HW = (369, 481)
 
 
-def our_step(data: MaskData, decoder: str) -> tuple[Callable[[int], None], int]:
+def our_step(data: MaskData, *, decoder: bool = False, aspp: bool = False) -> tuple[Callable[[int], None], int]:
     """A step of our training by number, and the multiply-adds of a picture."""
     recipe = SegmentRecipe(
         pretrained="none",
         batch_size=BATCH,
         resolution=SIZE_HW[0],
         input_width=SIZE_HW[1],
-        decoder="light" if decoder == "light" else "none",
+        decoder="light" if decoder else "none",
+        aspp=aspp,
     )
     task = Segment(data, recipe, name="ours")
     optimizer, average = build_optimizer(task.network, recipe), build_average(task.network, recipe)
@@ -119,9 +120,10 @@ def main() -> None:
     data = read_masks(Path(sys.argv[1]), skip_bad=True)
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     sides = {
-        "DeepLabv3 MobileNetV2, light decoder (here)": our_step(data, "light"),
-        "DeepLabv3 MobileNetV2 (here)": our_step(data, "none"),
-        "DeepLabv3 MobileNetV3 (torchvision)": torchvision_step(data),
+        "DeepLabv3 MobileNetV2, light decoder (here)": our_step(data, decoder=True),
+        "DeepLabv3 MobileNetV2 (here)": our_step(data),
+        "DeepLabv3 MobileNetV2, pyramid (here)": our_step(data, aspp=True),
+        "DeepLabv3 MobileNetV3, pyramid (torchvision)": torchvision_step(data),
     }
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(steps + 1):

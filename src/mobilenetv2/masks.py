@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def rle_decode(code: dict[str, Any]) -> NDArray[np.bool_]:
         or len(size) != 2
         or not all(isinstance(side, int) and not isinstance(side, bool) and side >= 0 for side in size)
     ):
-        raise ValueError(f"size {size!r} is not a height and a width")
+        raise ValueError(f"size {reprlib.repr(size)} is not a height and a width")
     height, width = size
     if height * width > MAX_PIXELS:
         raise ValueError(f"size {width}x{height} is more than the {MAX_PIXELS:,} pixels that are decoded")

@@ -61,7 +61,7 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.task not in NETWORKS:
+        if not isinstance(self.task, str) or self.task not in NETWORKS:
             raise UserError(f"task {self.task!r} is not known; it can be {' or '.join(map(repr, NETWORKS))}")
         detects = self.task == "detect"
         if type(self.architecture) is not NETWORKS[self.task]:
@@ -127,7 +127,7 @@ class Card:
             )
         try:
             # An unknown task is refused with the others, below.
-            kind = NETWORKS.get(values["task"], Architecture)
+            kind = NETWORKS.get(str(values["task"]), Architecture)
             values["architecture"] = _record(kind, values["architecture"])
             values["preprocessing"] = _record(Preprocessing, values["preprocessing"])
             if values.get("postprocessing") is not None:

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 import mobilenetv2
-from mobilenetv2.data.masked import read_masks
+from mobilenetv2.data.mask_files import MaskFile
+from mobilenetv2.data.masked import MaskData, MaskedPicture
 from mobilenetv2.data.shapes import write_shapes
+from mobilenetv2.data.tree import FolderTree
 from mobilenetv2.errors import DataError, UserError
 from mobilenetv2.evaluation.segment import SegmentationEvaluation
 from mobilenetv2.modelfile import load_model_file
@@ -113,17 +115,20 @@ def test_other_ways_to_train(shapes: Path, tmp_path: Path, settings: tuple[str, 
         ([(1, 1)], (17, 17)),
     ],
 )
-def test_the_input_follows_the_pictures(
-    tmp_path: Path, sizes: list[tuple[int, int]], expected: tuple[int, int]
-) -> None:
-    (tmp_path / "classes.txt").write_text("sky\n")
-    for split in ("train", "val"):
-        for number, (height, width) in enumerate(sizes):
-            for kind, mode, ending in (("images", "RGB", "jpg"), ("masks", "L", "png")):
-                path = tmp_path / kind / split / f"{number}.{ending}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new(mode, (width, height)).save(path)
-    data = read_masks(tmp_path)
+def test_the_input_follows_the_pictures(sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
+    pictures = tuple(
+        MaskedPicture(
+            name=f"{number}.jpg",
+            size_hw=size_hw,
+            mask=MaskFile(name=f"{number}.png"),
+            places=np.zeros(256, np.int16),
+            pixels=np.ones(1, np.int64),
+            ignored=0,
+        )
+        for number, size_hw in enumerate(sizes)
+    )
+    tree = FolderTree(path=Path(), names=())
+    data = MaskData(tree=tree, format="index", classes=("sky",), splits={"train": pictures}, derived=False, problems=())
     assert input_size(data, SegmentRecipe()) == expected
     assert input_size(data, SegmentRecipe(resolution=65)) == (65, 65)
     assert input_size(data, SegmentRecipe(resolution=65, input_width=97)) == (65, 97)

@@ -54,9 +54,11 @@ def test_dice_is_the_overlap_of_each_class_that_is_there() -> None:
     for label in range(3):
         p, true = probabilities[:, label][counts], (masks[counts] == label).float()
         shares.append(1 - 2 * (p * true).sum() / (p.sum() + true.sum()))
-    assert float(dice_loss(logits, masks.long())) == pytest.approx(float(sum(shares)) / 3, rel=1e-5)
+    assert float(dice_loss(logits.softmax(1), masks.long())) == pytest.approx(float(sum(shares)) / 3, rel=1e-5)
     both = loss_of({"dice": 0.5})(logits, masks)
-    assert float(both) == pytest.approx(float(loss_of({})(logits, masks) + 0.5 * dice_loss(logits, masks.long())))
+    assert float(both) == pytest.approx(
+        float(loss_of({})(logits, masks) + 0.5 * dice_loss(logits.softmax(1), masks.long()))
+    )
 
 
 def test_a_perfect_answer_costs_nothing() -> None:

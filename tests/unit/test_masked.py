@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zlib
 from pathlib import Path
@@ -18,7 +17,7 @@ from mobilenetv2.data.masked import read_mask, read_mask_annotations, read_masks
 from mobilenetv2.data.shapes import write_shapes
 from mobilenetv2.data.tree import open_tree
 from mobilenetv2.errors import DataError
-from mobilenetv2.masks import IGNORED, rle_encode
+from mobilenetv2.masks import IGNORED
 
 SIZE = (6, 8)
 
@@ -158,7 +157,9 @@ def test_voc(tmp_path: Path) -> None:
     for name in "abcd":
         picture(base / "JPEGImages" / f"{name}.jpg")
     for name in "abc":
-        mask(base / "SegmentationClass" / f"{name}.png", np.where(halves() > 0, 255, 15).astype(np.uint8), "P")
+        values = halves(15, 255)
+        values[0, 0] = 0
+        mask(base / "SegmentationClass" / f"{name}.png", values, "P")
     lists = base / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("a\nb\n")
@@ -171,50 +172,25 @@ def test_voc(tmp_path: Path) -> None:
     assert data.splits["val"][0].ignored == 24
 
 
-def test_coco_outlines_are_painted(tmp_path: Path) -> None:
-    size = (20, 30)
-    crowd = np.zeros(size, bool)
-    crowd[15:, :] = True
-    annotations = [
-        {"category_id": 7, "bbox": [2, 2, 10, 10], "segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]},
-        # Smaller, so on top, though it comes first by its id.
-        {"category_id": 3, "bbox": [4, 4, 3, 3], "segmentation": [[4, 4, 7, 4, 7, 7, 4, 7]]},
-        {"category_id": 3, "bbox": [0, 15, 30, 5], "segmentation": rle_encode(crowd), "iscrowd": 1},
-    ]
-    values = {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": 30, "height": 20}],
-        "annotations": [{"id": n, "image_id": 1, "iscrowd": 0, **one} for n, one in enumerate(annotations, 1)],
-        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
-    }
-    picture(tmp_path / "a.jpg", size)
-    (tmp_path / "labels.json").write_text(json.dumps(values))
-    found = read_mask_annotations(open_tree(tmp_path))
-    assert (found.format, found.classes, found.problems) == ("coco", ("background", "cat", "dog"), ())
-    (one,) = found.splits["all"]
-    expected = np.zeros(size, np.uint8)
-    expected[2:12, 2:12], expected[4:7, 4:7], expected[15:] = 2, 1, IGNORED
-    np.testing.assert_array_equal(read_mask(found.tree, one), expected)
+def voc(root: Path, lists: dict[str, str]) -> None:
+    for name in "abc":
+        picture(root / "JPEGImages" / f"{name}.jpg")
+        mask(root / "SegmentationClass" / f"{name}.png", halves(0, 15), "P")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, text in lists.items():
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text(text)
 
 
-@pytest.mark.parametrize(
-    ("segmentation", "kind"),
-    [
-        (None, "malformed"),
-        ([[1, 2, 3, 4]], "malformed"),
-        ([[1, 2, 3, 4, "x", 6]], "malformed"),
-        ({"size": [20, 30], "counts": [1]}, "malformed"),
-        ({"size": [5, 5], "counts": [25]}, "size-mismatch"),
-    ],
-)
-def test_coco_outlines_that_are_none(tmp_path: Path, segmentation: Any, kind: str) -> None:
-    values = {
-        "images": [{"id": 1, "file_name": "a.jpg", "width": 30, "height": 20}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "segmentation": segmentation}],
-        "categories": [{"id": 1, "name": "dog"}],
-    }
-    picture(tmp_path / "a.jpg", (20, 30))
-    (tmp_path / "labels.json").write_text(json.dumps(values))
-    assert [one[0] for one in problems(tmp_path)] == [kind]
+def test_voc_lists_what_is_nowhere(tmp_path: Path) -> None:
+    voc(tmp_path, {"train": "a\nz\n", "val": "c\n"})
+    place = "ImageSets/Segmentation/train.txt:2"
+    assert problems(tmp_path) == [("missing-file", place, "lists 'z', which is nowhere")]
+
+
+def test_voc_lists_of_other_data(tmp_path: Path) -> None:
+    voc(tmp_path, {"train": "x\ny\n", "val": "z\n"})
+    with pytest.raises(DataError, match=r"no mask has the name of a picture .first: x"):
+        read_masks(tmp_path)
 
 
 def test_generated_shapes_are_masks_too(tmp_path: Path) -> None:
@@ -233,6 +209,10 @@ def damage(root: Path, kind: str) -> str:
         mask(place, halves(0, 9))
     elif kind == "unknown-class-16":
         mask(place, np.where(halves() > 0, 4000, 0).astype(np.uint16))
+    elif kind == "unknown-class-65534":
+        mask(place, np.where(halves() > 0, 65534, 0).astype(np.uint16))
+    elif kind == "no-picture":
+        place.write_bytes(b"no picture")
     elif kind == "no-class-table":
         mask(place, np.zeros((*SIZE, 3), np.uint8))
     elif kind == "unreadable-mask":
@@ -263,7 +243,9 @@ def damage(root: Path, kind: str) -> str:
         ("unknown-class", "24 pixels are of class 9, but there are 4 (0 to 3)"),
         ("unknown-class-16", "24 pixels are of class 4000, but there are 4 (0 to 3)"),
         ("no-class-table", "is made of RGB colours, and nothing says which class each is"),
-        ("unreadable-mask", "cannot be decoded"),
+        ("unknown-class-65534", "24 pixels are of class 65534, but there are 4 (0 to 3)"),
+        ("unreadable-mask", "is empty (0 bytes)"),
+        ("no-picture", "is not a PNG, whatever its ending"),
         ("cut-off", "cannot be decoded"),
         ("grey-and-alpha", "has pixels of mode LA"),
         ("all-ignored", "has no pixel of any class"),
@@ -274,7 +256,8 @@ def damage(root: Path, kind: str) -> str:
 )
 def test_what_is_wrong_is_named_and_refused(root: Path, kind: str, text: str) -> None:
     place = damage(root, kind)
-    names = {"unknown-class-16": "unknown-class", "cut-off": "unreadable-mask", "grey-and-alpha": "unreadable-mask"}
+    names = dict.fromkeys(("unknown-class-16", "unknown-class-65534"), "unknown-class")
+    names |= dict.fromkeys(("cut-off", "grey-and-alpha", "no-picture"), "unreadable-mask")
     ((id_, where, what),) = problems(root)
     assert (id_, where) == (names.get(kind, kind), place)
     assert text in what
@@ -305,6 +288,7 @@ def test_an_unknown_colour_is_named(root: Path) -> None:
         ("void\nignore\n", "names 0 classes"),
         ("\n".join(map(str, range(300))), "names 300 classes; masks can have 255"),
         ("sky 1 2 300\nroad 4 5 6\n", "has a colour beyond 0 to 255"),
+        ("sky 1 2 3\nroad 1 2 3\n", r"gives the colour \(1, 2, 3\) to more than one class"),
     ],
 )
 def test_classes_that_are_not_named(root: Path, text: str | None, message: str) -> None:
@@ -313,6 +297,22 @@ def test_classes_that_are_not_named(root: Path, text: str | None, message: str) 
         (root / "classes.txt").write_text(text)
     with pytest.raises(DataError, match=message):
         read_masks(root)
+
+
+def test_a_table_that_is_none(root: Path) -> None:
+    (root / "class_dict.csv").write_text('name,r,g,b\n"' + "x" * 200_000 + '",1,2,3\n')
+    with pytest.raises(DataError, match=r"class_dict.csv: is no table of columns"):
+        read_masks(root)
+
+
+def test_a_turned_photograph_has_an_upright_mask(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # EXIF orientation: to be turned by a quarter
+    Image.new("RGB", SIZE[::-1]).save(root / "images/train/a.jpg", exif=exif)
+    text = "has 8x6 pixels, its picture 6x8; a mask is of the picture as it is shown, turned where EXIF says so"
+    assert problems(root) == [("size-mismatch", "masks/train/a.png", text)]
+    mask(root / "masks/train/a.png", halves(0, 2, SIZE[::-1]))
+    assert read_masks(root).splits["train"][0].size_hw == (8, 6)
 
 
 def test_a_one_pixel_picture_is_one(root: Path) -> None:

@@ -119,3 +119,9 @@ def test_holes_run_the_other_way_and_corners_do_not_join() -> None:
     ring[1, 1] = False
     assert sorted(map(area, outlines(ring))) == [-1, 9]
     assert sorted(map(area, outlines(np.eye(2, dtype=bool)))) == [1, 1]
+
+
+def test_a_damaged_size_is_not_quoted_in_full() -> None:
+    with pytest.raises(ValueError, match="is not a height and a width") as caught:
+        rle_decode({"size": ["x" * 10**5], "counts": [1]})
+    assert len(str(caught.value)) < 200

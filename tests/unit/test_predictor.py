@@ -373,7 +373,7 @@ def test_another_score_threshold(detector: ModelFile, tmp_path: Path) -> None:
 
 def test_a_classifier_has_no_score_threshold(box: Path) -> None:
     for name in ("digits.safetensors", "net.onnx"):
-        with pytest.raises(UserError, match="'random' classifies; a score threshold is for detectors"):
+        with pytest.raises(UserError, match="'random' is for task 'classify'; a score threshold is for detectors"):
             load(box / name, score_threshold=0.5)
 
 

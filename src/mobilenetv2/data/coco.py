@@ -132,8 +132,8 @@ def parse(tree: Tree, name: str, problems: list[Problem], *, outlines: bool = Fa
         refuse(
             "too-large",
             name,
-            f"has {tree.size(name) / 2**20:,.0f} MiB, more than the {MAX_MEMBER_BYTES >> 20} that are read; take the "
-            "polygons out of it, which boxes do not need, or split it",
+            f"has {tree.size(name) / 2**20:,.0f} MiB, more than the {MAX_MEMBER_BYTES >> 20} that are read; "
+            + ("split it" if outlines else "take the polygons out of it, which boxes do not need, or split it"),
         )
         return file
     try:

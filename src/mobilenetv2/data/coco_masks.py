@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import Any
+
+import numpy as np
 
 from mobilenetv2.data.annotations import Problem, pictures_by_name
 from mobilenetv2.data.coco import coco_files, find_image, parse
 from mobilenetv2.data.mask_files import MaskSource, OutlinedMask
 from mobilenetv2.data.mask_folders import Found
-from mobilenetv2.data.tree import Tree
+from mobilenetv2.data.tree import MAX_MEMBER_BYTES, Tree
 
 BACKGROUND = "background"
 
 
 def has_coco_masks(tree: Tree) -> bool:
-    """Whether a `.json` of the tree is COCO's, and has outlines."""
-    return any(b'"segmentation"' in tree.read(name) for name in coco_files(tree))
+    """Whether a `.json` of the tree is COCO's, and has outlines; what is too large to be read is taken for one."""
+    return any(tree.size(name) > MAX_MEMBER_BYTES or b'"segmentation"' in tree.read(name) for name in coco_files(tree))
 
 
 def find_coco_masks(tree: Tree) -> Found:
     """Number 0 is the background, the categories follow by their ids. Of two objects the smaller lies on top.
 
-    What a crowd covers is ignored, unless another object lies there. An annotation without an outline is a problem.
+    What a crowd covers is ignored, unless another object lies there. A picture is left out where an annotation
+    has no outline.
+    As for boxes, a category that no annotation uses and that is the supercategory of others is no class.
     """
     problems: list[Problem] = []
     files = [parse(tree, name, problems, outlines=True) for name in coco_files(tree)]
@@ -30,7 +35,10 @@ def find_coco_masks(tree: Tree) -> Found:
     for file in files:
         for number, name in sorted(file.categories.items()):
             order.setdefault(name, number)
-    names = (BACKGROUND, *(name for name in sorted(order, key=lambda name: order[name]) if name != BACKGROUND))
+    used = {annotation.category for file in files for some in file.annotations.values() for annotation in some}
+    background = next((name for name in order if name.casefold() == BACKGROUND), BACKGROUND)
+    no_classes = {background} | {parent for file in files for parent in file.supercategories} - used
+    names = (background, *(name for name in sorted(order, key=lambda name: order[name]) if name not in no_classes))
     numbers = {name: number for number, name in enumerate(names)}
     by_name = pictures_by_name(tree)
     splits: dict[str, dict[str, tuple[str, MaskSource]]] = defaultdict(dict)
@@ -46,18 +54,22 @@ def find_coco_masks(tree: Tree) -> Found:
                 text = f"its picture {found[0]} is listed before"
                 problems.append(Problem(id="listed-twice", place=place, text=text))
                 continue
-            objects: list[tuple[bool, float, int, Any]] = []
-            for one in file.annotations.get(image.id, []):
-                if not _is_outline(one.segmentation):
-                    text = "has no outline: neither polygons of at least three corners nor a run-length code"
-                    problems.append(Problem(id="malformed", place=one.place, text=text))
-                    continue
-                width, height = one.xywh[2:]
-                objects.append((not one.is_crowd, -abs(width * height), numbers[one.category], one.segmentation))
+            own = file.annotations.get(image.id, [])
+            if bare := [one for one in own if not _is_outline(one.segmentation)]:
+                # Without the picture, as the object would be background in it.
+                text = "has no outline: neither polygons of at least three corners nor a run-length code"
+                problems += (Problem(id="malformed", place=one.place, text=text) for one in bare)
+                continue
+            objects = [
+                (not one.is_crowd, -_area(one.segmentation, one.xywh), numbers[one.category], one.segmentation)
+                for one in own
+            ]
             # Crowds first, then from large to small: what comes later lies on top.
             objects.sort(key=lambda thing: thing[:2])
             mask = OutlinedMask(
-                name=place, objects=tuple((number, where, not alone) for alone, _, number, where in objects)
+                name=place,
+                said_hw=image.size_hw,
+                objects=tuple((number, where, not alone) for alone, _, number, where in objects),
             )
             splits[file.split][found[0]] = (found[0], mask)
     return Found(
@@ -65,6 +77,15 @@ def find_coco_masks(tree: Tree) -> Found:
         splits={split: tuple(pairs.values()) for split, pairs in splits.items() if pairs},
         problems=tuple(problems),
     )
+
+
+def _area(where: Any, xywh: tuple[float, float, float, float]) -> float:
+    """In pixels: of polygons by their corners, of a run-length code by its box, infinite where it has none."""
+    if isinstance(where, dict):
+        area = abs(xywh[2] * xywh[3])
+        return math.inf if math.isnan(area) else area
+    corners = [np.asarray(polygon, np.float64).reshape(-1, 2).T for polygon in where]
+    return sum(abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2 for x, y in corners)
 
 
 def _is_outline(where: Any) -> bool:

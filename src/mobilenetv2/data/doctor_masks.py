@@ -33,6 +33,8 @@ _PROBLEMS = {
     "all-ignored": "without a pixel that counts",
     "malformed": "that cannot be read as what it is",
     "duplicate-id": "with the id of another",
+    "same-name": "with the name of another",
+    "outside-picture": "with outlines outside their pictures",
     "listed-twice": "of a picture that is listed before",
     "unknown-image": "of a picture that is not listed",
 }
@@ -125,6 +127,15 @@ def _check_classes(data: MaskAnnotations) -> Iterator[Finding]:
         )
         return
     shown: NDArray[np.int64] = np.stack([picture.pixels > 0 for picture in train]).sum(axis=0)
+    seen = [name for name, count in zip(data.classes, shown, strict=True) if count]
+    yield from finding(
+        "nothing-to-tell-apart",
+        "error",
+        seen if len(seen) == 1 else [],
+        f"the masks to train on show one class alone, {seen[0]!r}" if seen else "",
+        "Segmentation needs two or more. 255 is ignored: where it is the white of a class, write 1 instead, or name "
+        "its colour in class_dict.csv.",
+    )
     few = [f"{name} ({count})" for name, count in zip(data.classes, shown, strict=True) if count < FEW_PICTURES]
     yield from finding(
         "few-pictures",

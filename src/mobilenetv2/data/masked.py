@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from mobilenetv2.data.annotations import Problem
 from mobilenetv2.data.boxed import refuse_problems
 from mobilenetv2.data.coco_masks import find_coco_masks, has_coco_masks
 from mobilenetv2.data.folder import DEFAULT_VAL_FRACTION, listed, split_off
-from mobilenetv2.data.mask_files import CROWD, MaskError, MaskSource
+from mobilenetv2.data.mask_files import UNKNOWN, MaskError, MaskSource
 from mobilenetv2.data.mask_folders import Found, find_folder_masks, find_voc_masks, has_folder_masks, has_voc_masks
 from mobilenetv2.data.tree import Tree, fingerprint, open_tree, upright_size
 from mobilenetv2.errors import DataError, ImageError
@@ -117,11 +117,18 @@ def read_mask(tree: Tree, picture: MaskedPicture) -> NDArray[np.uint8]:
 
 
 def _placed(raw: NDArray[np.uint16], places: NDArray[np.int16]) -> NDArray[np.int16]:
-    found = places[np.minimum(raw, len(places) - 1)]
-    if raw.dtype == np.uint16 and raw.max(initial=0) >= len(places):
-        found[raw >= len(places)] = _MISSING
-        found[raw == CROWD] = IGNORED
+    table = np.full(UNKNOWN + 1, _MISSING, np.int16)
+    table[: len(places)] = places
+    found = np.empty(raw.shape, np.int16)
+    for band in _bands(raw.shape):
+        found[band] = table[raw[band]]
     return found
+
+
+def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows, a million pixels at a time: NumPy makes eight bytes of each when it looks up or counts."""
+    rows = max(1, 2**20 // shape[1])
+    return (slice(first, first + rows) for first in range(0, shape[0], rows))
 
 
 def read_mask_annotations(tree: Tree) -> MaskAnnotations:
@@ -138,8 +145,10 @@ def read_mask_annotations(tree: Tree) -> MaskAnnotations:
     found = FORMATS[name][1](tree)
     skipped = [place for place, one in enumerate(found.names) if one.casefold() in IGNORED_NAMES]
     classes = tuple(one for place, one in enumerate(found.names) if place not in skipped)
-    if not 1 <= len(classes) <= MAX_CLASSES:
-        raise DataError(f"{tree.path}: names {len(classes)} classes; masks can have 1 to {MAX_CLASSES}")
+    # With those that are ignored: each has a number, and `IGNORED` is none of theirs.
+    if not classes or len(found.names) > MAX_CLASSES:
+        named = len(found.names) if classes else 0
+        raise DataError(f"{tree.path}: names {named} classes; masks can have 1 to {MAX_CLASSES}")
     places = np.full(IGNORED + 1, _MISSING, np.int16)
     places[: len(found.names)] = [
         IGNORED if one in skipped else classes.index(name) for one, name in enumerate(found.names)
@@ -185,13 +194,17 @@ def _check(
     except ImageError as error:
         return Problem(id="unreadable-picture", place=name, text=str(error).removeprefix(f"{tree.path}/{name}: "))
     except DataError as error:
-        return Problem(id="unreadable-file", place=mask.name, text=str(error))
+        return Problem(
+            id="unreadable-file", place=mask.name, text=str(error).removeprefix(f"{tree.path}/{mask.name}: ")
+        )
     placed = _placed(raw, places)
     if (unknown := placed == _MISSING).any():
         value = int(raw[unknown].min())
         text = f"{int(unknown.sum()):,} pixels are of class {value}, but there are {len(names)} (0 to {len(names) - 1})"
         return Problem(id="unknown-class", place=mask.name, text=text)
-    counts = np.bincount(placed.reshape(-1), minlength=IGNORED + 1)
+    counts = np.zeros(IGNORED + 1, np.int64)
+    for band in _bands(placed.shape):
+        counts += np.bincount(placed[band].reshape(-1), minlength=IGNORED + 1)
     if counts[IGNORED] == placed.size:
         return Problem(id="all-ignored", place=mask.name, text="has no pixel of any class; all are to be ignored")
     return MaskedPicture(
@@ -210,11 +223,10 @@ def read_masks(
     """Read a folder or `.zip` for training.
 
     Without a `val` split, `val_fraction` of the pictures is taken off for it, the same for the same seed.
-    Raises DataError for no pictures, no masks, and, unless `skip_bad`, for problems, with their count and the first.
+    Raises DataError for no pictures, no masks, a single class to train on, and, unless `skip_bad`, for problems, with
+    their count and the first.
     """
-    found = read_mask_annotations(open_tree(path))
-    refuse_problems(path, found.problems, skip_bad=skip_bad, noun="masks")
-    splits = dict(found.splits)
+    found, splits = _usable(open_tree(path), skip_bad=skip_bad)
     if "train" not in splits:
         if set(splits) != {"all"}:
             raise DataError(f"{path}: has {listed(sorted(splits))} but no 'train' split; training needs one")
@@ -227,7 +239,7 @@ def read_masks(
                 f"{path}: has no 'val' split and too few pictures to split one off ({len(splits['train'])}); "
                 "add pictures, or a larger --set val_fraction"
             )
-    return MaskData(
+    data = MaskData(
         tree=found.tree,
         format=found.format,
         classes=found.classes,
@@ -235,6 +247,25 @@ def read_masks(
         derived=derived,
         problems=found.problems,
     )
+    shown = [name for name, count in zip(data.classes, data.pixels("train"), strict=True) if count]
+    if len(shown) < 2:
+        # As in masks of black and white, whose white is no class.
+        hint = " beside 255, which is ignored" if any(one.ignored for one in data.splits["train"]) else ""
+        raise DataError(
+            f"{path}: its training masks show only {listed(shown)}{hint}; segmentation needs two classes or more, by "
+            "their numbers, or by colours that class_dict.csv names"
+        )
+    return data
+
+
+def _usable(tree: Tree, *, skip_bad: bool) -> tuple[MaskAnnotations, dict[str, tuple[MaskedPicture, ...]]]:
+    """What is there, with its splits to be changed. Raises DataError for problems, unless skipped, and for nothing."""
+    found = read_mask_annotations(tree)
+    refuse_problems(tree.path, found.problems, skip_bad=skip_bad, noun="masks")
+    if not found.splits:
+        first = f" (first: {found.problems[0]})" if found.problems else ""
+        raise DataError(f"{tree.path}: has no mask that can be used{first}")
+    return found, dict(found.splits)
 
 
 class SplitOfMasks(NamedTuple):
@@ -260,9 +291,7 @@ def read_masks_of_split(
     problems.
     """
     tree = open_tree(path)
-    found = read_mask_annotations(tree)
-    refuse_problems(path, found.problems, skip_bad=skip_bad, noun="masks")
-    splits = dict(found.splits)
+    found, splits = _usable(tree, skip_bad=skip_bad)
     source = "train" if "train" in splits else "all"
     if (
         "val" not in splits

@@ -153,7 +153,10 @@ def upright_size(tree: Tree, name: str) -> tuple[int, int]:
     try:
         # Of a file only its beginning is read.
         file = tree.path / name if isinstance(tree, FolderTree) else io.BytesIO(tree.read(name))
-        with without_warnings(), Image.open(file) as image:
+        with without_warnings():
+            image = Image.open(file)
+        # Not while warnings are put aside, which looking for an orientation does for itself.
+        with image:
             is_on_its_side = exif_orientation(image) in range(5, 9)
             return (image.width, image.height) if is_on_its_side else (image.height, image.width)
     except DataError as error:

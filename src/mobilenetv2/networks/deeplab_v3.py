@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import NUMERICS, Numerics
+from mobilenetv2.architecture import NUMERICS, STRIDE_4_BLOCKS, Numerics
 from mobilenetv2.networks.complexity import Complexity, Operator, trace
 from mobilenetv2.networks.layers import ConvNorm, headless, initialize
 from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
@@ -155,8 +155,8 @@ class DeepLabv3(nn.Module):
         """
         backbone = self.backbone
         if isinstance(backbone, MobileNetV1):
-            taps = backbone.taps(images)
-            return taps.stride_4, taps.last
+            blocks = backbone.rows(images)
+            return blocks[STRIDE_4_BLOCKS - 1], blocks[-1]
         if isinstance(backbone, MobileNetV2):
             rows = backbone.rows(images)
             return rows[1], rows[-1]

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from mobilenetv2.architecture import (
     NUMERICS,
-    STRIDE_4_BLOCKS,
     STRIDE_16_BLOCKS,
     Architecture,
     Numerics,
@@ -43,7 +42,6 @@ class SeparableConvolution(nn.Module):
 class V1Taps(NamedTuple):
     """Feature maps that the other tasks build on, for input (N, 3, H, W) at output stride 32."""
 
-    stride_4: Tensor  # (N, 128, H/4, W/4) at width 1: what DeepLabv3's decoder adds
     stride_16: Tensor  # (N, 512, H/16, W/16) at width 1: where SSDLite begins
     last: Tensor  # (N, 1024, H/32, W/32): where the rest of SSDLite, and DeepLabv3, stand
 
@@ -71,14 +69,14 @@ class MobileNetV1(nn.Module):
         return logits
 
     def taps(self, images: Tensor) -> V1Taps:
-        """The maps that detection and segmentation read."""
-        x = self.stem(images)
-        for block in self.blocks[:STRIDE_4_BLOCKS]:
+        """The two maps that detection reads."""
+        rows = self.rows(images)
+        return V1Taps(rows[STRIDE_16_BLOCKS - 1], rows[-1])
+
+    def rows(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> what each block makes of it."""
+        x, found = self.stem(images), []
+        for block in self.blocks:
             x = block(x)
-        stride_4 = x
-        for block in self.blocks[STRIDE_4_BLOCKS:STRIDE_16_BLOCKS]:
-            x = block(x)
-        stride_16 = x
-        for block in self.blocks[STRIDE_16_BLOCKS:]:
-            x = block(x)
-        return V1Taps(stride_4, stride_16, x)
+            found.append(x)
+        return found

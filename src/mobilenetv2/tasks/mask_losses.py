@@ -24,16 +24,16 @@ class MaskLoss:
 
         Where no pixel counts it is 0.
         """
-        masks = masks.long()
-        loss = self.cross_entropy(logits, masks)
+        masks, log_shares = masks.long(), logits.log_softmax(dim=1)
+        loss = self.cross_entropy(log_shares, masks)
         if self.recipe.dice:
-            loss = loss + self.recipe.dice * dice_loss(logits, masks)
+            loss = loss + self.recipe.dice * dice_loss(log_shares.exp(), masks)
         return loss
 
-    def cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
+    def cross_entropy(self, log_shares: Tensor, masks: Tensor) -> Tensor:
         """The mean over pixels by the weights of their classes; of the hardest alone where the recipe says so."""
-        weights = self.weights.to(logits.device) if self.weights is not None else None
-        losses = F.cross_entropy(logits, masks, weights, ignore_index=IGNORED, reduction="none")
+        weights = self.weights.to(log_shares.device) if self.weights is not None else None
+        losses = F.nll_loss(log_shares, masks, weights, ignore_index=IGNORED, reduction="none")
         counts = masks != IGNORED
         share = counts.float() if weights is None else weights[masks.clamp(max=len(weights) - 1)] * counts
         if self.recipe.hard_examples < 1:
@@ -50,19 +50,22 @@ def _hardest(losses: Tensor, share: float) -> Tensor:
     return losses.topk(max(1, round(share * len(losses)))).values[-1]
 
 
-def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 - 2 |A B| / (|A| + |B|), A the probabilities and B the truth over the whole batch, as the mean over classes.
+def dice_loss(shares: Tensor, masks: Tensor) -> Tensor:
+    """1 - 2 |A B| / (|A| + |B|), A the shares and B the truth over the whole batch, as the mean over classes.
 
-    Only classes that are in the batch count (Milletari et al., 3DV 2016, with |A| of order 1). Shapes as `MaskLoss`.
+    shares: (N, num_classes, H, W) probabilities. masks: (N, H, W) int64, classes or `IGNORED`. Only classes that are in
+    the batch count (Milletari et al., 3DV 2016, with |A| of order 1).
     """
-    counts = (masks != IGNORED)[:, None]
-    num_classes = logits.shape[1]
-    probabilities = logits.softmax(dim=1) * counts
-    true = F.one_hot(masks.clamp(max=num_classes - 1), num_classes).movedim(-1, 1) * counts
-    pixels = true.sum((0, 2, 3))
-    shares = 2 * (probabilities * true).sum((0, 2, 3)) / (probabilities.sum((0, 2, 3)) + pixels).clamp(min=1e-6)
+    counts, num_classes = (masks != IGNORED).to(shares.dtype), shares.shape[1]
+    labels = masks.clamp(max=num_classes - 1)
+    # Each pixel's share of its own class, rather than a map for each class: those would be most of the work.
+    own = shares.gather(1, labels[:, None])[:, 0] * counts
+    hits = shares.new_zeros(num_classes).index_add(0, labels.reshape(-1), own.reshape(-1))
+    pixels = shares.new_zeros(num_classes).index_add(0, labels.reshape(-1), counts.reshape(-1))
+    found = torch.einsum("nchw,nhw->c", shares, counts)
+    overlaps = 2 * hits / (found + pixels).clamp(min=1e-6)
     there = pixels > 0
-    return ((1 - shares) * there).sum() / there.sum().clamp(min=1)
+    return ((1 - overlaps) * there).sum() / there.sum().clamp(min=1)
 
 
 def class_weights(pixels: Tensor, power: float) -> Tensor | None:
