@@ -1,7 +1,7 @@
 """Everything once: hand-written digits are classified, generated shapes are detected and segmented.
 
 Check, train, evaluate, export, predict, look. The 1,797 digits are real and come with scikit-learn (E. Alpaydin,
-C. Kaynak: Optical Recognition of Handwritten Digits, 1998; 8 x 8 pixels). All trainings start from the model in
+C. Kaynak: Optical Recognition of Handwritten Digits, 1998; 8 x 8 pixels). All trainings start from the models in
 the box, so nothing is downloaded.
 """
 
@@ -54,16 +54,16 @@ SHAPES = (
     "photometric=0",
 )
 MASKS = (
-    "pretrained=cifar10",
+    "pretrained=camvid",
     "resolution=161",
     "freeze_stages=3",
     "epochs=6",
     "measure_every=3",
     "warmup_epochs=0.5",
     "batch_size=8",
-    "learning_rate=0.001",
-    "head_learning_rate=0.003",
-    "ema_decay=0.97",
+    "learning_rate=0.002",
+    "head_learning_rate=0.005",
+    "ema_decay=0.95",
     "scale_min=0.8",
     "scale_max=1.25",
     "photometric=0",
@@ -158,7 +158,7 @@ def _segment(out: Path) -> Path:
     assert diagnosis.pixels is not None
     _say(f"       {diagnosis.images} masks of {len(diagnosis.classes)} classes")
 
-    _step("12/14", "train a segmenter on them, from the backbone of the model in the box")
+    _step("12/14", "train a segmenter on them, from the one in the box")
     run = api.train("segment", data=shapes, out=out / "masks-run", name="masks", settings=MASKS)
     model = run / "model.safetensors"
 

@@ -140,9 +140,10 @@ def _start(
 ) -> tuple[Detector, Preprocessing, dict[str, Tensor], str]:
     """Detector and preprocessing, which follow the pretrained weights where there are any, and those weights."""
     size_hw = (recipe.resolution, recipe.resolution)
-    start = start_from(recipe, weights, task="detect", labels=data.classes, needs_last=True)
+    start = start_from(recipe, weights, task="detect", needs_last=True)
     tensors, theirs = start.tensors, start.model.card.architecture if start.model else None
-    if start.model and isinstance(theirs, Detector) and theirs.name == recipe.detector:
+    is_same = start.model is not None and start.model.card.labels == data.classes
+    if start.model and is_same and isinstance(theirs, Detector) and theirs.name == recipe.detector:
         # It goes on where that one ended, heads and anchors included.
         anchors = theirs.anchors
         tensors = {name: torch.from_numpy(array) for name, array in start.model.tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ class Segment:
 
     def __init__(self, data: MaskData, recipe: SegmentRecipe, *, name: str, weights: Path | None = None) -> None:
         self.data, self.recipe, self.name = data, recipe, name
-        start = start_from(recipe, weights, task=self.task, labels=data.classes, needs_last=False)
+        start = start_from(recipe, weights, task=self.task, needs_last=False)
         self.pretrained = start.pretrained
         self.architecture = Segmenter(
             backbone=recipe.backbone,
@@ -66,7 +67,7 @@ class Segment:
         self.preprocessing = Preprocessing(size_hw=input_size(data, recipe), **start.levels)
         network = build_segmenter(self.architecture)
         # Not strict: a backbone brings no head, and a counter of batches is no weight.
-        network.load_state_dict(_first_tensors(start, self.architecture), strict=False)
+        network.load_state_dict(_first_tensors(start, self.architecture, data.classes), strict=False)
         set_batch_norm_momentum(network, recipe.batch_norm_momentum)
         self.network = channels_last(network)
         self.training_set: Dataset[MaskSample] = MaskedPictureSet(
@@ -126,8 +127,16 @@ def input_size(data: MaskData, recipe: SegmentRecipe) -> tuple[int, int]:
     return height, width
 
 
-def _first_tensors(start: Start, segmenter: Segmenter) -> dict[str, Tensor]:
-    """The backbone, or, from a network of this kind for just these classes, everything: it goes on where it ended."""
-    if start.model is None or start.model.card.architecture != segmenter:
+def _first_tensors(start: Start, segmenter: Segmenter, classes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The backbone; of a network of this kind also head and decoder, and for just these classes the classifier."""
+    if start.model is None:
         return start.tensors
-    return {name: torch.from_numpy(array) for name, array in start.model.tensors.items()}
+    theirs = start.model.card.segmenter
+    if replace(theirs, num_classes=segmenter.num_classes) != segmenter:
+        return start.tensors
+    keeps_all = start.model.card.labels == classes
+    return {
+        name: torch.from_numpy(array)
+        for name, array in start.model.tensors.items()
+        if keeps_all or not name.startswith("classifier.")
+    }

@@ -42,8 +42,8 @@ class Start(NamedTuple):
     """What a detector or a segmenter starts from.
 
     numerics: of the network. levels: interpolation, mean and standard deviation of its preprocessing.
-    tensors: of the backbone, or, where `model` is there, of everything in it. pretrained: their name, or "none".
-    model: the model file that the weights come from, where it does the same task for just these classes.
+    tensors: of the backbone. pretrained: their name, or "none".
+    model: the model file that the weights come from, where it does the same task.
     """
 
     numerics: str
@@ -69,9 +69,7 @@ class BackboneRecipe(Protocol):
     def pretrained(self) -> str: ...
 
 
-def start_from(
-    recipe: BackboneRecipe, weights: Path | None, *, task: str, labels: tuple[str, ...], needs_last: bool
-) -> Start:
+def start_from(recipe: BackboneRecipe, weights: Path | None, *, task: str, needs_last: bool) -> Start:
     """Find the weights that a training starts from.
 
     weights: a file of them, instead of fetching. needs_last: as in `pretrained_trunk`.
@@ -94,14 +92,14 @@ def start_from(
         )
     levels = {"interpolation": theirs.interpolation, "mean_rgb": theirs.mean_rgb, "std_rgb": theirs.std_rgb}
     tensors = {f"backbone.{name}": torch.from_numpy(array) for name, array in arrays.items()}
-    return Start(trunk.numerics, levels, tensors, Path(source).name, _same_task(source, task, labels))
+    return Start(trunk.numerics, levels, tensors, Path(source).name, _same_task(source, task))
 
 
-def _same_task(source: str, task: str, labels: tuple[str, ...]) -> ModelFile | None:
+def _same_task(source: str, task: str) -> ModelFile | None:
     if not source.endswith(".safetensors") and source not in models_in_the_box():
         return None
     model = load_model_file(find_model(source))
-    return model if (model.card.task, model.card.labels) == (task, labels) else None
+    return model if model.card.task == task else None
 
 
 class Normalize:
