@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import reprlib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +114,7 @@ class Card:
     def from_json(cls, text: str, *, source: str) -> Card:
         """Read a card. `source` names the file in errors. Raises ModelFileError."""
         try:
-            values = json.loads(text)
+            values = json.loads(text, parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError) as error:
             raise ModelFileError(f"{source}: its model card is not JSON ({error})") from error
         if not isinstance(values, dict):
@@ -137,20 +139,51 @@ class Card:
             raise ModelFileError(f"{source}: its model card lacks {error}") from error
         except (TypeError, ValueError, RecursionError, UserError) as error:
             raise ModelFileError(f"{source}: its model card is not valid: {error}") from error
-        if not all(isinstance(label, str) for label in card.labels):
-            raise ModelFileError(f"{source}: its model card has labels that are not text")
         return card
 
 
 def _record(kind: type[Any], values: dict[str, Any]) -> Any:
-    """Build a record from JSON: lists become tuples, and unknown or missing keys are errors."""
+    """Build a record from JSON: lists become tuples; unknown or missing keys and other kinds of values are errors."""
     if not isinstance(values, dict):
         raise ValueError(f"{kind.__name__} is not a JSON object")
-    known = {f.name for f in fields(kind)}
+    known, hints = {f.name for f in fields(kind)}, get_type_hints(kind)
     for key in values:
         if key not in known:
             raise ValueError(f"{kind.__name__} has no {key!r}{did_you_mean(key, known)}")
-    return kind(**{key: _frozen(value) for key, value in values.items()})
+    wrong = next((key for key, value in values.items() if not _fits(value, hints[key])), None)
+    complaint = f"{kind.__name__} cannot have {reprlib.repr(values[wrong])} as its {wrong}" if wrong else ""
+    try:
+        record = kind(**{key: _frozen(value) for key, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise ValueError(complaint or error) from error
+    # What the record itself says of a value is clearer, so it comes first.
+    if complaint:
+        raise ValueError(complaint)
+    return record
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value from JSON is of the kind that a record's field has; of its range the record knows more."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str)
+    if origin is tuple:
+        if not isinstance(value, list):
+            return False
+        kinds = of[:1] * len(value) if of[-1] is ... else of
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if hint in (int, float):
+        # True is an int to Python, but no number.
+        return type(value) is int or (hint is float and type(value) is float)
+    return isinstance(value, dict if origin is dict else hint)
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; Python's reader takes NaN and infinities too."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number in JSON")
+    return value
 
 
 def _frozen(value: Any) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from conftest import RandomDetector, RandomModel
+from conftest import RandomDetector, RandomModel, RandomSegmenter
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.modelfile import Card, ModelFile
 from mobilenetv2.preprocessing import Preprocessing
@@ -52,3 +52,23 @@ def test_a_card_of_another_task_is_refused(detector: ModelFile, random_model: Ra
     for model, card in ((detector, classifier.card), (classifier, detector.card)):
         with pytest.raises(ModelFileError, match="m: its inputs and outputs are not those of its model card; export"):
             PictureEngine(with_card(model, card), source="m", threads=1)
+
+
+def test_a_mask_of_another_size_than_its_picture_is_damage(random_segmenter: RandomSegmenter) -> None:
+    model = random_segmenter(preprocessing=Preprocessing(size_hw=(33, 33)))
+    proto = onnx.load_from_string(picture_graph(model))
+    # The last one; preprocessing asks for the size too.
+    (*_, size) = (node for node in proto.graph.node if node.op_type == "Shape" and node.input[0] == "images")
+    places = {attribute.name: attribute for attribute in size.attribute}
+    places["start"].i, places["end"].i = 2, 4  # width and channels for height and width
+    engine = PictureEngine(proto.SerializeToString(), source="m", threads=1)
+    with pytest.raises(ModelFileError, match="m: is damaged"):
+        engine.run(PICTURES)
+
+
+def test_a_damaged_name_of_a_size_is_damage(random_segmenter: RandomSegmenter) -> None:
+    """onnxruntime decodes such names only when it is asked for them."""
+    content = picture_graph(random_segmenter(preprocessing=Preprocessing(size_hw=(33, 33))))
+    end, name = content.rindex(b"height"), b"he\x94ght"
+    with pytest.raises(ModelFileError, match="m: is damaged"):
+        PictureEngine(content[:end] + name + content[end + len(name) :], source="m", threads=1)

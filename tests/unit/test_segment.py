@@ -39,14 +39,28 @@ def test_decoding_enlarges_as_torch_does(classes: int, h: int, w: int, height: i
     np.testing.assert_allclose(chosen, enlarged.max(axis=0), atol=1e-5)
 
 
+@pytest.mark.parametrize("size_hw", [(7, 300), (300, 7), (1, 1000), (513, 700)])
+def test_pieces_fit_together(size_hw: tuple[int, int]) -> None:
+    """Pictures of many pieces, the last one narrower than the others."""
+    logits = np.random.default_rng(0).normal(size=(3, 9, 33)).astype(np.float32)
+    enlarged = torch.nn.functional.interpolate(
+        torch.from_numpy(logits)[None], size=size_hw, mode="bilinear", align_corners=True
+    )[0].numpy()
+    best = enlarged.max(axis=0)
+    clear = best - np.sort(enlarged, axis=0)[-2] > 1e-4
+    np.testing.assert_array_equal(decode(logits, size_hw)[clear], enlarged.argmax(axis=0)[clear])
+    assert clear.mean() > 0.99
+
+
 def test_of_equal_logits_the_earlier_class_wins() -> None:
     assert (decode(np.zeros((3, 2, 2), np.float32), (7, 5)) == 0).all()
 
 
-def test_decoding_holds_little_beside_the_mask() -> None:
+@pytest.mark.parametrize("size_hw", [(3000, 4000), (1_000_000, 1), (1, 1_000_000)])
+def test_decoding_holds_little_beside_the_mask(size_hw: tuple[int, int]) -> None:
     logits = np.random.default_rng(0).normal(size=(11, 93, 121)).astype(np.float32)
     tracemalloc.start()
-    mask = decode(logits, (3000, 4000))
+    mask = decode(logits, size_hw)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak - mask.nbytes < 8e6

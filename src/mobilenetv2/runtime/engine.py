@@ -43,12 +43,13 @@ class PictureEngine:
         try:
             self._session = open_session(content, threads=threads)
             card = self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+            ports = _ports(self._session)
         except self._refusals as error:
             raise ModelFileError(self._damaged) from error
         if card is None:
             raise ModelFileError(f"{source}: has no model card, so it is no export of ours; see 'mobilenetv2 export'")
         self.card = Card.from_json(card, source=source)
-        if _ports(self._session) != _ports_of(self.card):
+        if ports != _ports_of(self.card):
             raise ModelFileError(
                 f"{source}: its inputs and outputs are not those of its model card; export the model again"
             )
@@ -66,11 +67,19 @@ class PictureEngine:
             outputs = tuple(self._session.run(None, inputs))
         except self._refusals as error:
             raise ModelFileError(self._damaged) from error
-        # The shapes of a detector's and a segmenter's outputs do not tell how many classes there are.
-        places = {"detect": 2, "segment": 0}.get(self.card.task)
-        if places is not None and not ((outputs[places] >= 0) & (outputs[places] < len(self.card.labels))).all():
+        if not _are_possible(outputs, pictures, self.card):
             raise ModelFileError(self._damaged)
         return outputs
+
+
+def _are_possible(outputs: tuple[NDArray[Any], ...], pictures: NDArray[np.uint8], card: Card) -> bool:
+    """Whether classes are those of the card and masks as large as their pictures, which `_ports` cannot tell."""
+    if card.task == "classify":
+        return True
+    places = outputs[2 if card.task == "detect" else 0]
+    if card.task == "segment" and places.shape != pictures.shape[:3]:
+        return False
+    return bool(places.min(initial=0) >= 0 and places.max(initial=0) < len(card.labels))
 
 
 # Name, kind and shape of an input or output; sizes that are free have names.

@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows are worked on a few at a time, so that all they need stays in the cache and little is held at once.
-_STRIP_PIXELS = 1 << 14
+# Pieces are worked on one by one, so that all they need stays in the cache and little is held at once. Narrow ones
+# lie between few columns of logits.
+_PIECE_WIDTH = 256
+_PIECE_PIXELS = 1 << 14
 
 
 def decode(logits: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -18,39 +20,44 @@ def decode(logits: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np.
     """
     height, width = size_hw
     mask = np.empty(size_hw, np.uint8)
-    rows, columns = _between(logits.shape[1], height), _matrix(logits.shape[2], width)
-    count = max(1, _STRIP_PIXELS // width)
-    for start in range(0, height, count):
-        strip = slice(start, start + count)
-        mask[strip] = _classes(logits, rows.part(strip), columns)
+    for left in range(0, width, _PIECE_WIDTH):
+        columns = _between(logits.shape[2], width, range(left, min(left + _PIECE_WIDTH, width)))
+        first, matrix = columns.before[0], _matrix(columns)
+        part = logits[:, :, first : first + len(matrix)]
+        count = _PIECE_PIXELS // max(matrix.shape)
+        for top in range(0, height, count):
+            rows = _between(logits.shape[1], height, range(top, min(top + count, height)))
+            mask[rows.pixels, columns.pixels] = _classes(part, rows, matrix)
     return mask
 
 
 class _Between(NamedTuple):
-    """For each pixel along an axis: the places before and behind it, and its distance from the first, 0..1."""
+    """Some pixels along an axis; of each the places before and behind it, and its distance from the first, 0..1."""
 
+    pixels: slice
     before: NDArray[np.int64]
     behind: NDArray[np.int64]
     share: NDArray[np.float32]
 
-    def part(self, some: slice) -> _Between:
-        return _Between(self.before[some], self.behind[some], self.share[some])
 
-
-def _between(size: int, enlarged: int) -> _Between:
+def _between(size: int, enlarged: int, pixels: range) -> _Between:
     # A single pixel lies on the first corner.
-    positions = np.arange(enlarged) * ((size - 1) / max(enlarged - 1, 1))
+    positions = np.arange(pixels.start, pixels.stop) * ((size - 1) / max(enlarged - 1, 1))
     before = np.minimum(positions.astype(np.int64), size - 1)
-    return _Between(before, np.minimum(before + 1, size - 1), (positions - before).astype(np.float32))
+    behind = np.minimum(before + 1, size - 1)
+    return _Between(slice(pixels.start, pixels.stop), before, behind, (positions - before).astype(np.float32))
 
 
-def _matrix(size: int, enlarged: int) -> NDArray[np.float32]:
-    """(size, enlarged): what enlarges a line when it is multiplied by it, faster than any picking of its places."""
-    between = _between(size, enlarged)
-    matrix = np.zeros((size, enlarged), np.float32)
-    pixels = np.arange(enlarged)
-    matrix[between.before, pixels] = 1 - between.share
-    matrix[between.behind, pixels] += between.share
+def _matrix(columns: _Between) -> NDArray[np.float32]:
+    """(places from the first to the last, pixels): what enlarges a line when it is multiplied by it.
+
+    That is faster than any picking of places.
+    """
+    first = columns.before[0]
+    matrix = np.zeros((columns.behind[-1] - first + 1, len(columns.share)), np.float32)
+    pixels = np.arange(len(columns.share))
+    matrix[columns.before - first, pixels] = 1 - columns.share
+    matrix[columns.behind - first, pixels] += columns.share
     return matrix
 
 
