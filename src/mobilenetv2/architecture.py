@@ -11,7 +11,7 @@ papers give none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -66,15 +66,18 @@ TAPS = {"mobilenet_v2": "stages.5.blocks.0.expand", "mobilenet_v1": f"blocks.{ST
 
 OUTPUT_STRIDES = (32, 16, 8)
 
-Padding = Literal["symmetric", "same"]
+Padding = Literal["symmetric", "same", "trailing"]
+Rounding = Literal["slim", "ceil8", "int"]
+Dilation = Literal["slim", "smp", "mmseg"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numerics:
-    """What two frameworks do differently with the same weights.
+    """What frameworks do differently with the same weights.
 
     `padding`: "symmetric" pads (k - 1) / 2 on every side; "same" is TensorFlow's SAME, which at stride 2
-    with an even input pads only below and to the right.
+    with an even input pads only below and to the right; "trailing" is "same" but for depthwise convolutions of
+    stride 2, which pad only below and to the right whatever the size, so that odd sides are rounded down.
     `batch_norm_momentum` is torch's: the weight of the new batch, not of the running value.
     """
 
@@ -87,7 +90,15 @@ NUMERICS = {
     "torch": Numerics(padding="symmetric", batch_norm_eps=1e-5, batch_norm_momentum=0.1),
     # TF-Slim: epsilon .001, decay .997.
     "tf": Numerics(padding="same", batch_norm_eps=1e-3, batch_norm_momentum=0.003),
+    # keras-applications' MobileNetV1; its V2 knows its input's size, and is as TF-Slim's.
+    "keras": Numerics(padding="trailing", batch_norm_eps=1e-3, batch_norm_momentum=0.01),
 }
+
+
+def check_task_numerics(numerics: str) -> None:
+    """Raise UserError for numerics that round sides down: boxes and masks are computed for maps that are rounded up."""
+    if NUMERICS[numerics].padding == "trailing":
+        raise UserError(f"numerics {numerics!r} are of classifiers alone; 'tf' is the same where sides are even")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +114,10 @@ class Architecture:
     output_stride: input pixels per output pixel; below 32 the later blocks are dilated.
     num_classes: size of the output.
     numerics: a key of `NUMERICS`.
+    rounding: a key of `ROUNDINGS`, of MobileNetV2's channels.
+    dilation: a key of `DILATIONS`; it matters below output stride 32.
+    expands_first: whether MobileNetV2's first block has an expansion too, from t = 1 times its channels to as many
+        (pytorchcv, PaddleClas); the paper's and most others' has none.
     """
 
     name: str = "mobilenet_v2"
@@ -112,6 +127,9 @@ class Architecture:
     output_stride: int = 32
     num_classes: int = 1000
     numerics: str = "torch"
+    rounding: Rounding = "slim"
+    dilation: Dilation = "slim"
+    expands_first: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in TAPS:
@@ -120,8 +138,16 @@ class Architecture:
             value = getattr(self, option)
             if not isinstance(value, int | float) or not 0 < value <= 16:
                 raise UserError(f"{option} {value!r} is out of range; give a number above 0, at most 16, such as 1.0")
-        if self.name == "mobilenet_v1" and (self.depth != 1 or not self.scale_ends):
-            raise UserError("depth and scale_ends are options of mobilenet_v2 alone; leave them out for mobilenet_v1")
+        only_v2 = (self.depth, self.scale_ends, self.rounding, self.expands_first)
+        if self.name == "mobilenet_v1" and only_v2 != (1, True, "slim", False):
+            raise UserError(
+                "depth, scale_ends, rounding and expands_first are options of mobilenet_v2 alone; "
+                "leave them out for mobilenet_v1"
+            )
+        for option, known in (("rounding", ROUNDINGS), ("dilation", DILATIONS)):
+            value = getattr(self, option)
+            if value not in known:
+                raise UserError(f"{option} {value!r} is not known; it can be {', '.join(map(repr, known))}")
         if self.output_stride not in OUTPUT_STRIDES:
             raise UserError(f"output stride {self.output_stride!r} is not possible; it can be 32, 16 or 8")
         if not isinstance(self.num_classes, int) or not 1 <= self.num_classes <= 1_000_000:
@@ -142,11 +168,12 @@ class BlockPlan:
     out_channels: int
     stride: int
     dilation: int
+    always_expands: bool = False
 
     @property
     def expands(self) -> bool:
-        """Whether there is a 1x1 expansion; with t = 1 it would be the identity's shape and is left out."""
-        return self.expanded_channels != self.in_channels
+        """Whether there is a 1x1 expansion; with t = 1 it is of the identity's shape, and mostly left out."""
+        return self.always_expands or self.expanded_channels != self.in_channels
 
     @property
     def has_shortcut(self) -> bool:
@@ -181,18 +208,49 @@ def round_channels(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def plan_strides(strides: Iterable[int], output_stride: int) -> Iterator[tuple[int, int]]:
-    """Stride and dilation of each block behind the stem, from the strides of the table (TF-Slim).
+def _up_to_8(channels: float) -> int:
+    # 160 * .35 is a little less than 56 here and a little more elsewhere; neither is meant.
+    return math.ceil(round(channels / 8, 6)) * 8
 
-    Once the output stride is reached, a block that loses its stride keeps the dilation of those before it, and the
-    blocks after it take the dilation multiplied by the lost stride.
-    """
+
+def _cut_off(channels: float) -> int:
+    return max(1, int(round(channels, 6)))
+
+
+class RoundingRule(NamedTuple):
+    """How a width becomes whole channels. scales_start: whether it reaches the stem and the first stage."""
+
+    round: Callable[[float], int]
+    scales_start: bool
+
+
+ROUNDINGS: dict[Rounding, RoundingRule] = {
+    # TF-Slim, torchvision, timm, Keras, transformers, mmpretrain, d-li14.
+    "slim": RoundingRule(round_channels, scales_start=True),
+    # tonylins.
+    "ceil8": RoundingRule(_up_to_8, scales_start=False),
+    # PaddleClas, pytorchcv, and the TF DeepLab zoo's dm05.
+    "int": RoundingRule(_cut_off, scales_start=True),
+}
+
+# Who dilates which depthwise convolutions once the output stride is reached. A block that loses its stride keeps the
+# dilation of those before it (TF-Slim, timm, transformers); it takes the new one too (segmentation_models_pytorch);
+# only the first block of each stage is dilated, with the new one (mmsegmentation).
+DILATIONS = ("slim", "smp", "mmseg")
+
+
+def plan_strides(
+    strides: Iterable[Sequence[int]], output_stride: int, rule: Dilation = "slim"
+) -> Iterator[tuple[int, int]]:
+    """Stride and dilation of each block behind the stem, from the strides of each stage's blocks in the table."""
     reached, dilation = 2, 1
-    for wanted in strides:
-        stride = wanted if reached * wanted <= output_stride else 1
-        yield stride, dilation
-        reached *= stride
-        dilation *= wanted // stride
+    for stage in strides:
+        for index, wanted in enumerate(stage):
+            stride = wanted if reached * wanted <= output_stride else 1
+            new = dilation * wanted // stride
+            yield stride, dilation if rule == "slim" else 1 if rule == "mmseg" and index else new
+            reached *= stride
+            dilation = new
 
 
 def plan_network(architecture: Architecture, stages: tuple[Stage, ...] = MOBILENET_V2) -> Plan:
@@ -200,21 +258,20 @@ def plan_network(architecture: Architecture, stages: tuple[Stage, ...] = MOBILEN
     if architecture.name != "mobilenet_v2":
         raise ValueError(f"this is the plan of mobilenet_v2, not of {architecture.name}")
     width, depth = architecture.width, architecture.depth
-    stem = round_channels(STEM_CHANNELS * width) if architecture.scale_ends else STEM_CHANNELS
+    rule = ROUNDINGS[architecture.rounding]
+    stem = rule.round(STEM_CHANNELS * width) if architecture.scale_ends and rule.scales_start else STEM_CHANNELS
     repeats = [
         stage.repeats
         if index in (0, len(stages) - 1) and not architecture.scale_ends
         else math.ceil(stage.repeats * depth)
         for index, stage in enumerate(stages)
     ]
-    wanted = (
-        row.stride if repeat == 0 else 1 for row, count in zip(stages, repeats, strict=True) for repeat in range(count)
-    )
-    strides = plan_strides(wanted, architecture.output_stride)
+    wanted = ((row.stride, *(1,) * (count - 1)) for row, count in zip(stages, repeats, strict=True))
+    strides = plan_strides(wanted, architecture.output_stride, architecture.dilation)
     planned: list[tuple[BlockPlan, ...]] = []
     in_channels = stem
     for stage, count in zip(stages, repeats, strict=True):
-        out_channels = round_channels(stage.channels * width)
+        out_channels = stage.channels if planned == [] and not rule.scales_start else rule.round(stage.channels * width)
         blocks: list[BlockPlan] = []
         for _ in range(count):
             stride, dilation = next(strides)
@@ -226,13 +283,14 @@ def plan_network(architecture: Architecture, stages: tuple[Stage, ...] = MOBILEN
                     out_channels=out_channels,
                     stride=stride,
                     dilation=dilation,
+                    always_expands=architecture.expands_first,
                 )
             )
             in_channels = out_channels
         planned.append(tuple(blocks))
     last = LAST_CHANNELS
     if width > 1 and architecture.scale_ends:
-        last = round_channels(LAST_CHANNELS * width)
+        last = rule.round(LAST_CHANNELS * width)
     return Plan(stem_channels=stem, stages=tuple(planned), last_channels=last)
 
 
@@ -244,7 +302,8 @@ def plan_mobilenet_v1(architecture: Architecture) -> tuple[SeparablePlan, ...]:
     if architecture.name != "mobilenet_v1":
         raise ValueError(f"this is the plan of mobilenet_v1, not of {architecture.name}")
     channels = [max(8, int(c * architecture.width)) for c in (STEM_CHANNELS, *(row.channels for row in MOBILENET_V1))]
-    strides = plan_strides((row.stride for row in MOBILENET_V1), architecture.output_stride)
+    rows = ((row.stride,) for row in MOBILENET_V1)
+    strides = plan_strides(rows, architecture.output_stride, architecture.dilation)
     return tuple(
         SeparablePlan(in_channels, out_channels, stride, dilation)
         for in_channels, out_channels, (stride, dilation) in zip(channels, channels[1:], strides, strict=False)
@@ -267,6 +326,8 @@ class Convolution(NamedTuple):
 
     name: of the torch module. shortcut: the convolution whose result is added to this one's.
     norm_eps: of its batch norm; None for the numerics profile's own.
+    rounds_down: whether it pads only below and to the right ("trailing" in `Numerics`), so that odd sides are rounded
+        down where it has a stride.
     """
 
     name: str
@@ -280,6 +341,7 @@ class Convolution(NamedTuple):
     norm_eps: float | None = None
     activation: Literal["relu6", "relu", "linear"] = "relu6"
     shortcut: str | None = None
+    rounds_down: bool = False
 
     @property
     def shapes(self) -> list[ParameterShape]:
@@ -299,7 +361,9 @@ class Convolution(NamedTuple):
         return self._replace(name=f"{module}.{self.name}", shortcut=shortcut)
 
     def out_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the result; a stride halves them, rounding up."""
+        """Height and width of the result; a stride halves them, rounding up but where it `rounds_down`."""
+        if self.rounds_down:
+            return size_hw[0] // self.stride, size_hw[1] // self.stride
         return -(-size_hw[0] // self.stride), -(-size_hw[1] // self.stride)
 
     def multiply_adds(self, size_hw: tuple[int, int]) -> int:
@@ -311,8 +375,12 @@ class Convolution(NamedTuple):
 def trunk(architecture: Architecture) -> list[Convolution]:
     """Every convolution in the order of computation, each on the result of the one before it."""
     if architecture.name == "mobilenet_v1":
-        return _mobilenet_v1(plan_mobilenet_v1(architecture))
-    return _mobilenet_v2(plan_network(architecture))
+        convolutions = _mobilenet_v1(plan_mobilenet_v1(architecture))
+    else:
+        convolutions = _mobilenet_v2(plan_network(architecture))
+    if NUMERICS[architecture.numerics].padding != "trailing":
+        return convolutions
+    return [each._replace(rounds_down=each.depthwise and each.stride > 1) for each in convolutions]
 
 
 def _mobilenet_v2(plan: Plan) -> list[Convolution]:

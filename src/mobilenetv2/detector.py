@@ -16,6 +16,7 @@ from mobilenetv2.architecture import (
     Architecture,
     Convolution,
     ParameterShape,
+    check_task_numerics,
     count_multiply_adds,
     count_parameters,
     tap_channels,
@@ -59,6 +60,7 @@ class Detector:
                 f"it can be {' or '.join(map(repr, TAPS))}"
             )
         self.trunk  # noqa: B018  raises for width and numerics
+        check_task_numerics(self.numerics)
         if not isinstance(self.num_classes, int) or not 1 <= self.num_classes <= 100_000:
             raise UserError(f"number of classes {self.num_classes!r} is out of range; give 1 to 100000")
         if not _are_anchors(self.anchors):

@@ -49,6 +49,11 @@ class Card:
     postprocessing: of a detector alone, and always there.
     metrics: shares 0..1 by name, with "data" naming what they were measured on.
     training: how the weights came to be; plain values.
+    activation_ranges: least and largest value of results in the quantised network that the weights come from, for who
+        quantises them again: by the names of convolutions, "NAME.add" and "NAME.pool" of their sums and means, and
+        "images"; empty where there was none.
+    activation_levels: to how many levels the runtime rounds these results, so that it answers as that network does;
+        0 for none. Training does not.
     """
 
     name: str
@@ -61,6 +66,8 @@ class Card:
     licence: str = "unknown"
     description: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    activation_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    activation_levels: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.task, str) or self.task not in NETWORKS:
@@ -75,6 +82,13 @@ class Card:
             raise UserError(
                 f"resize {self.preprocessing.resize!r} is not possible for task {self.task!r}; it needs 'stretch'"
             )
+        for name, ends in self.activation_ranges.items():
+            if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
+                raise UserError(f"activation range {ends!r} of {name!r} must be its least and its largest value")
+            if not ends[0] <= 0 <= ends[1]:
+                raise UserError(f"activation range {ends!r} of {name!r} must hold 0, which padding is made of")
+        if self.activation_levels not in (0, 256):
+            raise UserError(f"activation levels {self.activation_levels!r} are not possible; there can be 0 or 256")
         if len(self.labels) != self.architecture.num_classes:
             raise UserError(f"{len(self.labels)} labels, but the network has {self.architecture.num_classes} outputs")
 
@@ -108,6 +122,8 @@ class Card:
         values = asdict(self)
         if self.postprocessing is None:
             del values["postprocessing"]  # which older versions do not know
+        if not self.activation_ranges:
+            del values["activation_ranges"], values["activation_levels"]
         return json.dumps({"format": FORMAT, **values}, ensure_ascii=False, allow_nan=False)
 
     @classmethod
@@ -134,6 +150,9 @@ class Card:
             values["preprocessing"] = _record(Preprocessing, values["preprocessing"])
             if values.get("postprocessing") is not None:
                 values["postprocessing"] = _record(Postprocessing, values["postprocessing"])
+            ranges = values.get("activation_ranges", {})
+            if isinstance(ranges, dict):
+                values["activation_ranges"] = {name: _frozen(ends) for name, ends in ranges.items()}
             card: Card = _record(cls, values)
         except KeyError as error:
             raise ModelFileError(f"{source}: its model card lacks {error}") from error

@@ -17,7 +17,10 @@ from mobilenetv2.architecture import (
     TAPS,
     Architecture,
     Convolution,
+    Dilation,
     ParameterShape,
+    Rounding,
+    check_task_numerics,
     count_multiply_adds,
     count_parameters,
     trunk,
@@ -48,6 +51,7 @@ class Segmenter:
     output_stride: of the map that the head reads: 32, 16 or 8. aspp: with the atrous pyramid.
     decoder: "none" answers at the output stride, as the paper does; "light" at stride 4, with what the backbone knows
         of edges and thin things there.
+    rounding, dilation: of the backbone, as in `Architecture`.
     """
 
     name: Literal["deeplab_v3"] = "deeplab_v3"
@@ -58,6 +62,8 @@ class Segmenter:
     output_stride: int = 16
     aspp: bool = False
     decoder: Literal["none", "light"] = "none"
+    rounding: Rounding = "slim"
+    dilation: Dilation = "slim"
 
     def __post_init__(self) -> None:
         if self.name != "deeplab_v3":
@@ -68,6 +74,7 @@ class Segmenter:
                 f"it can be {' or '.join(map(repr, TAPS))}"
             )
         self.trunk  # noqa: B018  raises for width, output stride and numerics
+        check_task_numerics(self.numerics)
         if not isinstance(self.num_classes, int) or not 1 <= self.num_classes <= MAX_CLASSES:
             raise UserError(f"number of classes {self.num_classes!r} is out of range; give 1 to {MAX_CLASSES}")
         if not isinstance(self.aspp, bool):
@@ -84,6 +91,8 @@ class Segmenter:
             num_classes=1,
             numerics=self.numerics,
             output_stride=self.output_stride,
+            rounding=self.rounding,
+            dilation=self.dilation,
         )
 
     @property

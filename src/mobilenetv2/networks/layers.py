@@ -26,8 +26,8 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 class ConvNorm(nn.Module):
     """Convolution without bias, batch norm and activation.
 
-    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), for every size and
-    both kinds of padding.
+    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), for every size and every kind of
+    padding but "trailing", where a depthwise convolution rounds down.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         # At stride 1 both rules pad alike, and the convolution can do it.
-        self.pads_by_size = numerics.padding == "same" and stride > 1
+        self.rounds_down = numerics.padding == "trailing" and groups > 1 and stride > 1
+        self.pads_by_size = numerics.padding != "symmetric" and stride > 1
         self.conv = nn.Conv2d(
             in_channels,
             out_channels,
@@ -59,7 +60,9 @@ class ConvNorm(nn.Module):
         self.activation: nn.Module = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pads_by_size:
+        if self.rounds_down:
+            x = F.pad(x, (0, self.conv.kernel_size[0] // 2) * 2)
+        elif self.pads_by_size:
             x = pad_same(x, self.conv)
         activated: Tensor = self.activation(self.norm(self.conv(x)))
         return activated
@@ -76,17 +79,17 @@ def pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
 def initialize(network: nn.Module, numerics_name: str) -> None:
     """Random weights as the framework of the profile draws them.
 
-    "torch": He normal over the outputs, classifier N(0, .01) (torchvision). "tf": truncated normal with
+    "torch": He normal over the outputs, classifier N(0, .01) (torchvision). Others: truncated normal with
     standard deviation .09 (TF-Slim); the paper does not say.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            if numerics_name == "tf":
+            if numerics_name != "torch":
                 nn.init.trunc_normal_(module.weight, std=0.09, a=-0.18, b=0.18)
             else:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
         elif isinstance(module, nn.Linear):
-            if numerics_name == "tf":
+            if numerics_name != "torch":
                 nn.init.trunc_normal_(module.weight, std=0.09, a=-0.18, b=0.18)
             else:
                 nn.init.normal_(module.weight, std=0.01)

@@ -91,18 +91,37 @@ class _Network:
             dilations=(plan.dilation, plan.dilation),
             group=plan.in_channels if plan.depthwise else 1,
         )
-        if plan.shortcut:
-            value = self.graph.node("Add", self.maps[plan.shortcut].value, value, name=f"{name}.add")
         if plan.activation == "relu6":
             value = self.graph.node("Clip", value, self._zero, self._six, name=f"{name}.relu6")
         elif plan.activation == "relu":
             value = self.graph.node("Relu", value, name=f"{name}.relu")
+        value = self.rounded(value, name)
+        if plan.shortcut:
+            total = self.graph.node("Add", self.maps[plan.shortcut].value, value, name=f"{name}.add")
+            value = self.rounded(total, f"{name}.add")
         self.maps[name] = Map(value, plan.out_size(x.size_hw))
         return self.maps[name]
 
+    def rounded(self, value: str, name: str) -> str:
+        """To the levels of the quantised network that the weights come from, where the card asks for it.
+
+        Not by QuantizeLinear, which runtimes take as leave to compute in 8 bits in ways of their own.
+        """
+        card = self._model.card
+        if not card.activation_levels or name not in card.activation_ranges:
+            return value
+        low, high = card.activation_ranges[name]
+        scale = (high - low) / (card.activation_levels - 1)
+        lowest, highest = (self.graph.constant(np.float32(round(end / scale))) for end in (low, high))
+        steps = self.graph.node("Mul", value, self.graph.constant(np.float32(1 / scale)))
+        whole = self.graph.node("Round", self.graph.node("Clip", steps, lowest, highest))
+        return self.graph.node("Mul", whole, self.graph.constant(np.float32(scale)), name=f"{name}.rounded")
+
     def _pads(self, size_hw: tuple[int, int], plan: Convolution) -> tuple[int, int, int, int]:
         """Above, left, below, right."""
-        if self._padding == "same":
+        if plan.rounds_down:
+            return 0, 0, plan.kernel // 2, plan.kernel // 2
+        if self._padding != "symmetric":
             (top, bottom), (left, right) = (
                 same_padding(size, plan.kernel, plan.stride, plan.dilation) for size in size_hw
             )
@@ -113,10 +132,14 @@ class _Network:
 
 def _add_classifier(network: _Network, images: Map, architecture: Architecture) -> str:
     graph = network.graph
-    last = network.row(images, trunk(architecture))
-    pooled = graph.node("Flatten", graph.node("GlobalAveragePool", last.value, name="pool"), axis=1)
+    convolutions = trunk(architecture)
+    last = network.row(images, convolutions)
+    pooled = network.rounded(graph.node("GlobalAveragePool", last.value, name="pool"), f"{convolutions[-1].name}.pool")
+    flat = graph.node("Flatten", pooled, axis=1)
     weight, bias = (graph.constant(network.tensors[name], name) for name in ("classifier.weight", "classifier.bias"))
-    return graph.node("Gemm", pooled, weight, bias, name="logits", transB=1)
+    logits = graph.node("Gemm", flat, weight, bias, name="classifier", transB=1)
+    # The name of the output is the graph's, not the layer's.
+    return graph.node("Identity", network.rounded(logits, "classifier"), name="logits")
 
 
 def _add_detector(network: _Network, images: Map, detector: Detector) -> tuple[str, str]:
@@ -137,7 +160,8 @@ def _add_detector(network: _Network, images: Map, detector: Detector) -> tuple[s
 def _add_segmenter(network: _Network, images: Map, segmenter: Segmenter) -> str:
     graph, layers = network.graph, segmenter_layers(segmenter)
     last = network.row(images, layers.backbone)
-    mean = Map(graph.node("GlobalAveragePool", last.value, name="pool"), (1, 1))
+    pooled = graph.node("GlobalAveragePool", last.value, name="pool")
+    mean = Map(network.rounded(pooled, f"{layers.backbone[-1].name}.pool"), (1, 1))
     image = network.convolution(mean, layers.image)
     branches = [network.convolution(last, plan).value for plan in (layers.point, *layers.atrous)]
     shape = graph.node("Shape", branches[0])
