@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import mobilenetv2
-from conftest import QUICK, paint
+from conftest import QUICK, RandomModel, paint
 from mobilenetv2.errors import DataError, UserError
 from mobilenetv2.evaluation import Evaluation
 from mobilenetv2.modelfile import load_model_file
+from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.training import run as runs
 from mobilenetv2.training.progress import PlainListener
 
@@ -99,6 +100,19 @@ def test_the_papers_recipe_runs(colours: Path, tmp_path: Path) -> None:
 def test_a_resolution_that_is_no_multiple_of_32_is_right(colours: Path, tmp_path: Path) -> None:
     run = mobilenetv2.train(data=colours, out=tmp_path / "run", recipe="small", settings=[*QUICK, "resolution=45"])
     assert load_model_file(run / "model.safetensors").card.preprocessing.size_hw == (45, 45)
+    assert mobilenetv2.evaluate(run / "model.safetensors", colours).images == 12
+
+
+def test_what_starts_from_sampled_weights_is_trained_on_every_pixel(
+    colours: Path, tmp_path: Path, random_model: RandomModel
+) -> None:
+    theirs = Preprocessing(size_hw=(32, 32), resize="central", crop_fraction=0.875, interpolation="sampled")
+    start = tmp_path / "slim.safetensors"
+    random_model(preprocessing=theirs, numerics="tf", num_classes=3).save(start)
+    settings = [*QUICK, f"pretrained={start}", "epochs=1", "augmentation=trivial"]
+    run = mobilenetv2.train(data=colours, out=tmp_path / "run", settings=settings)
+    trained = load_model_file(run / "model.safetensors").card.preprocessing
+    assert (trained.resize, trained.interpolation) == ("crop", "bilinear")
     assert mobilenetv2.evaluate(run / "model.safetensors", colours).images == 12
 
 

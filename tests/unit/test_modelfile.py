@@ -152,6 +152,7 @@ def assert_refused(content: bytes, message: str) -> None:
         ({"postprocessing.iou_threshold": "high"}, "iou threshold 'high'"),
         ({"postprocessing.max_detections": 1e9}, "max detections 1000000000.0"),
         ({"preprocessing.resize": "crop", "preprocessing.size_hw": [64, 64]}, "resize 'crop' is not possible"),
+        ({"preprocessing.resize": "central"}, "resize 'central' is not possible"),
         ({"labels": ["one"]}, "1 labels, but the network has 3 outputs"),
         ({"architecture.depth": 1.0}, "Detector has no 'depth'"),
         ({"architecture.name": "mobilenet_v2"}, "detector 'mobilenet_v2' is not known"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import Card
 from mobilenetv2.predictions import Segmentation
 from mobilenetv2.preprocessing import Preprocessing
-from mobilenetv2.runtime.predictor import Predictor, predictor_of
+from mobilenetv2.runtime.graph import picture_graph
+from mobilenetv2.runtime.predictor import Predictor, predictor_of, predictor_of_graph
 from mobilenetv2.runtime.scorers import Scores, TiledScorer, _spans
 from mobilenetv2.runtime.segment import decode
 from mobilenetv2.segmenter import Segmenter
@@ -120,6 +122,29 @@ def test_a_picture_of_one_tile_is_answered_as_without_tiles(random_segmenter: Ra
     np.testing.assert_array_equal(whole.mask, tiled.mask)
     assert [one.pixels for one in whole.segments] == sorted((one.pixels for one in whole.segments), reverse=True)
     assert sum(one.pixels for one in whole.segments) == 33 * 49
+
+
+def test_tiles_are_sampled_where_they_are_enlarged(random_segmenter: RandomSegmenter) -> None:
+    preprocessing = Preprocessing(size_hw=(33, 49))
+    bilinear, sampled = (
+        random_segmenter(preprocessing=replace(preprocessing, interpolation=how)) for how in ("bilinear", "sampled")
+    )
+    # Tiles have the size of the input already, but for a side that is shorter.
+    for size_hw, alike in (((70, 100), True), ((20, 100), False)):
+        picture = np.random.default_rng(0).integers(0, 256, (*size_hw, 3)).astype(np.uint8)
+        one, other, exported = (
+            predictor.predict(picture)
+            for predictor in (
+                predictor_of(bilinear, threads=1, tiles=True),
+                predictor_of(sampled, threads=1, tiles=True),
+                predictor_of_graph(picture_graph(sampled), source="m", threads=1, tiles=True),
+            )
+        )
+        assert isinstance(one, Segmentation)
+        assert isinstance(other, Segmentation)
+        assert isinstance(exported, Segmentation)
+        assert np.array_equal(one.mask, other.mask) is alike
+        assert (exported.mask == other.mask).mean() > 0.999
 
 
 def test_tiles_are_for_segmenters(random_model: RandomModel) -> None:

@@ -24,6 +24,7 @@ from mobilenetv2.tasks.task import (
     MEASURE_BATCH,
     Normalize,
     fresh_levels,
+    levels_of,
     model_tensors,
     set_batch_norm_momentum,
     training_record,
@@ -125,10 +126,6 @@ def _start(
         )
     if recipe.width != architecture.width:
         raise UserError(f"pretrained weights {source!r} have width {architecture.width:g}, not {recipe.width:g}")
-    fit |= {
-        "interpolation": preprocessing.interpolation,
-        "mean_rgb": preprocessing.mean_rgb,
-        "std_rgb": preprocessing.std_rgb,
-    }
+    fit |= levels_of(preprocessing)
     # Of a path only the name: a card travels further than the folders of the machine that wrote it.
     return architecture, Preprocessing(**fit), {n: torch.from_numpy(a) for n, a in arrays.items()}, Path(source).name

@@ -59,6 +59,7 @@ class Segment:
             width=recipe.width,
             num_classes=len(data.classes),
             numerics=start.numerics,
+            rounding=start.rounding,
             output_stride=recipe.output_stride,
             aspp=recipe.aspp,
             decoder=recipe.decoder,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mobilenetv2.architecture import Rounding
 from mobilenetv2.data.tree import Tree, fingerprint
 from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import ModelFile, load_model_file
@@ -41,12 +42,13 @@ class LabelledData(Protocol):
 class Start(NamedTuple):
     """What a detector or a segmenter starts from.
 
-    numerics: of the network. levels: interpolation, mean and standard deviation of its preprocessing.
+    numerics, rounding: of the network. levels: interpolation, mean and standard deviation of its preprocessing.
     tensors: of the backbone. pretrained: their name, or "none".
     model: the model file that the weights come from, where it does the same task.
     """
 
     numerics: str
+    rounding: Rounding
     levels: dict[str, Any]
     tensors: dict[str, Tensor]
     pretrained: str
@@ -77,7 +79,7 @@ def start_from(recipe: BackboneRecipe, weights: Path | None, *, task: str, needs
     """
     if recipe.pretrained == "none":
         numerics = "torch" if recipe.numerics == "auto" else recipe.numerics
-        return Start(numerics, fresh_levels(numerics), {}, "none", None)
+        return Start(numerics, "slim", fresh_levels(numerics), {}, "none", None)
     source = default_source(recipe.width) if recipe.pretrained == "auto" else recipe.pretrained
     arrays, trunk, theirs = pretrained_trunk(source, file=weights, needs_last=needs_last)
     if recipe.numerics not in ("auto", trunk.numerics):
@@ -90,9 +92,14 @@ def start_from(recipe: BackboneRecipe, weights: Path | None, *, task: str, needs
             f"pretrained weights {source!r} are of {trunk.name} with width {trunk.width:g}, not of "
             f"{recipe.backbone} with width {recipe.width:g}; choose others, or --set pretrained=none"
         )
-    levels = {"interpolation": theirs.interpolation, "mean_rgb": theirs.mean_rgb, "std_rgb": theirs.std_rgb}
+    if trunk.expands_first or (task == "detect" and trunk.rounding != "slim"):
+        raise UserError(
+            f"pretrained weights {source!r} have other channels than {task} can build on (rounding {trunk.rounding!r}, "
+            f"first block {'expands' if trunk.expands_first else 'as in the paper'}); choose others"
+        )
     tensors = {f"backbone.{name}": torch.from_numpy(array) for name, array in arrays.items()}
-    return Start(trunk.numerics, levels, tensors, Path(source).name, _same_task(source, task))
+    model = _same_task(source, task)
+    return Start(trunk.numerics, trunk.rounding, levels_of(theirs), tensors, Path(source).name, model)
 
 
 def _same_task(source: str, task: str) -> ModelFile | None:
@@ -112,6 +119,16 @@ class Normalize:
     def __call__(self, pictures: Tensor) -> Tensor:
         levels = pictures.permute(0, 3, 1, 2).float()
         return (levels - self._mean.to(levels.device)) * self._scale.to(levels.device)
+
+
+def levels_of(theirs: Preprocessing) -> dict[str, Any]:
+    """Interpolation, mean and standard deviation for a network that starts from weights made with `theirs`.
+
+    "sampled" becomes "bilinear", which looks at every pixel of the picture: what a network is trained with is what its
+    card says and what it is used with, so nothing asks for TensorFlow's shortcut any more.
+    """
+    interpolation = "bilinear" if theirs.interpolation == "sampled" else theirs.interpolation
+    return {"interpolation": interpolation, "mean_rgb": theirs.mean_rgb, "std_rgb": theirs.std_rgb}
 
 
 def fresh_levels(numerics: str) -> dict[str, Any]:
