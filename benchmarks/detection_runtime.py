@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image
 
 from mobilenetv2.detector import Detector, detector_shapes
-from mobilenetv2.exports.onnx import draw_pictures
 from mobilenetv2.modelfile import Card, ModelFile, load_model_file
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.runtime.detect import Found
+from mobilenetv2.runtime.drawn import draw_pictures
 from mobilenetv2.runtime.engine import OnnxRuntimeEngine
 from mobilenetv2.runtime.images import open_image
 from mobilenetv2.runtime.scorers import PillowScorer

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from mobilenetv2.exports.onnx import draw_pictures
 from mobilenetv2.modelfile import load_model_file
+from mobilenetv2.runtime.drawn import draw_pictures
 from mobilenetv2.runtime.engine import OnnxRuntimeEngine
 from mobilenetv2.runtime.images import open_image
 from mobilenetv2.runtime.predictor import find_model

@@ -4,8 +4,8 @@
     model = mobilenetv2.load()              # the model in the box, or a path
     print(model.predict("photo.jpg").best)
 
-Each verb of the command line is a function here: `predict`, `train`, `evaluate`, `export`, `check`, `models`,
-`describe`. The paper's tables and figures are in `mobilenetv2.paper.page`.
+Each verb of the command line is a function here: `predict`, `train`, `evaluate`, `export`, `convert`, `check`,
+`models`, `describe`. The paper's tables and figures are in `mobilenetv2.paper.page`.
 Importing the package imports none of the libraries it stands on; each name is loaded when first used.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mobilenetv2.api import check, describe, evaluate, export, models, predict, train
+    from mobilenetv2.api import check, convert, describe, evaluate, export, models, predict, train
     from mobilenetv2.errors import UserError
     from mobilenetv2.modelfile import Card, ModelFile, load_model_file
     from mobilenetv2.predictions import Classification, Label
@@ -27,6 +27,7 @@ _HOMES = {
     "check": "api",
     "describe": "api",
     "evaluate": "api",
+    "convert": "api",
     "export": "api",
     "models": "api",
     "predict": "api",
@@ -51,6 +52,7 @@ __all__ = [
     "Preprocessing",
     "UserError",
     "check",
+    "convert",
     "describe",
     "evaluate",
     "export",

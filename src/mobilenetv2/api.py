@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mobilenetv2.paper.page import Exhibit
     from mobilenetv2.predictions import Prediction
     from mobilenetv2.weights.catalogue import ModelRow
+    from mobilenetv2.weights.conversion import Conversion
 
 EXPORT_TARGETS = ("onnx",)
 
@@ -148,6 +149,46 @@ def export(
     target = Path(out) if out else Path(f"{path.stem}.onnx")
     proof = list(expand_sources([str(picture) for picture in pictures])) if pictures else None
     return export_onnx(load_model_file(path), target, pictures=proof)
+
+
+def convert(
+    checkpoint: str | PathLike[str],
+    out: str | PathLike[str] | None = None,
+    *,
+    settings: Iterable[str] = (),
+    name: str | None = None,
+    labels: str | PathLike[str] | None = None,
+    resolution: int | tuple[int, int] | None = None,
+    licence: str = "unknown",
+    proof: bool = True,
+    pictures: Sequence[Any] | None = None,
+) -> Conversion:
+    """Make a model file of another library's checkpoint, and prove that it answers as the original does.
+
+    checkpoint: a file of any kind that `weights.checkpoint` knows, or a folder with one. out: by default the
+    checkpoint's name with `.safetensors`, in the current folder.
+    settings: `name=value` of `weights.conventions.Conventions`.
+    labels: a file with a class a line. resolution: side of the input, or height and width, in pixels.
+    proof: whether the library that the checkpoint is of, if it is installed, answers `pictures` (paths, folders or
+    globs; drawn ones if None) too.
+    Raises UserError, in one line, if the checkpoint is not known or damaged, the options do not fit it, or the two
+    disagree, and then leaves no file.
+    """
+    from mobilenetv2.weights.conversion import convert as convert_file
+
+    path = Path(checkpoint)
+    sides = (resolution, resolution) if isinstance(resolution, int) else resolution
+    return convert_file(
+        path,
+        Path(out) if out else None,
+        settings=settings,
+        name=name,
+        labels=Path(labels) if labels else None,
+        size_hw=sides,
+        licence=licence,
+        proof=proof,
+        pictures=list(expand_sources([str(picture) for picture in pictures])) if pictures else None,
+    )
 
 
 def check(data: str | PathLike[str], *, task: str | None = None) -> Diagnosis:

@@ -262,6 +262,53 @@ def export(
 
 
 @app.command()
+def convert(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint of torchvision, timm, Keras, TF-Slim, TFLite, transformers or others.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="By default its name, in this folder."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the model is to be called.")] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Names of the classes, one a line.")] = None,
+    resolution: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="Side of the input in pixels, or its height and width.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Under which the weights were published.")] = "unknown",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A convention, such as padding=same or eps=0.001."),
+    ] = None,
+    proof: Annotated[bool, typer.Option("--proof/--no-proof", help="Whether the original is asked too.")] = True,
+    pictures: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE", help="Pictures, folders or globs to prove it with.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model file of another library's checkpoint, and prove that it answers the same."""
+    from mobilenetv2 import api
+
+    conversion = api.convert(
+        checkpoint,
+        out,
+        settings=settings or (),
+        name=name,
+        labels=labels,
+        resolution=_sides(resolution) if resolution else None,
+        licence=licence,
+        proof=proof,
+        pictures=pictures,
+    )
+    if as_json:
+        print(json.dumps(conversion.to_dict(), ensure_ascii=False))
+        return
+    for line in conversion.to_text().splitlines():
+        _say(line)
+    print(conversion.path)
+
+
+@app.command()
 def check(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures, or a .zip of one.")],
     task: Annotated[

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torchvision.models import mobilenet_v2
 
 from conftest import paint
 from mobilenetv2.data.shapes import write_shapes
@@ -23,7 +25,10 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What the README's reader has: a photo, pictures, flowers by class, cells with boxes, a street with masks."""
+    """What the README's reader has: a photo, pictures, flowers by class, cells with boxes, a street with masks.
+
+    And a checkpoint of torchvision.
+    """
     paint(tmp_path / "photo.jpg", (200, 120, 40), seed=0, size=64)
     for index in range(2):
         paint(tmp_path / "pictures" / f"{index}.jpg", (90, 120, 200), seed=index, size=48)
@@ -32,6 +37,7 @@ def folder(tmp_path: Path) -> Path:
             paint(tmp_path / "flowers" / name / f"{index}.jpg", colour, seed=index, size=40)
     write_shapes(tmp_path / "cells", train=6, val=2, size_hw=(96, 96))
     write_shapes(tmp_path / "street", train=6, val=2, size_hw=(96, 128))
+    torch.save(mobilenet_v2(width_mult=0.35).state_dict(), tmp_path / "mobilenet_v2_035.pth")
     return tmp_path
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.modelfile import Tensors
+from mobilenetv2.networks.deeplab_v3 import build_segmenter
+from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
+from mobilenetv2.segmenter import Segmenter
+from mobilenetv2.weights.checkpoint import as_array
+from mobilenetv2.weights.states import Matched, match_state
 
 # Odd, usual and oblong; small where it shows as much.
 SIZES_HW = ((97, 97), (224, 224), (160, 192), (33, 64), (1, 1))
@@ -38,9 +45,18 @@ def randomize(network: nn.Module, seed: int) -> nn.Module:
     return network.eval()
 
 
-def ours(architecture: Architecture, tensors: Tensors) -> MobileNetV2:
+def matched(network: nn.Module, **options: Any) -> Matched:
+    """What a peer's weights turn out to be."""
+    state = {name: as_array(tensor) for name, tensor in network.state_dict().items()}
+    return match_state(state, source="net.pth", **options)
+
+
+def ours(architecture: Architecture | Segmenter, tensors: Tensors) -> nn.Module:
     """Our network in evaluation mode with these tensors, and nothing left as it was initialised."""
-    network = MobileNetV2(architecture)
+    if isinstance(architecture, Segmenter):
+        network: nn.Module = build_segmenter(architecture)
+    else:
+        network = (MobileNetV1 if architecture.name == "mobilenet_v1" else MobileNetV2)(architecture)
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     missing, unexpected = network.load_state_dict(state, strict=False)
     assert all(name.endswith("num_batches_tracked") for name in missing)

@@ -18,11 +18,9 @@ from peers import ours
 from PIL import Image
 
 from mobilenetv2.architecture import Architecture
-from mobilenetv2.errors import DownloadError, ModelFileError
-from mobilenetv2.modelfile import Tensors
+from mobilenetv2.errors import DownloadError
 from mobilenetv2.preprocessing import preprocess
 from mobilenetv2.weights.fetch import fetch
-from mobilenetv2.weights.keras import from_keras, read_hdf5
 from mobilenetv2.weights.pretrained import pretrained
 from mobilenetv2.weights.sources import SOURCES
 
@@ -178,60 +176,3 @@ def test_for_other_classes_the_head_is_left_out(checkpoint: Path) -> None:
     assert architecture == Architecture(num_classes=10, numerics="tf")
     assert not [name for name in tensors if name.startswith("classifier")]
     assert tensors["last.conv.weight"].shape == (1280, 320, 1, 1)
-
-
-SMALL = Architecture(width=0.35, num_classes=3, numerics="tf")
-
-
-def keras_arrays(tensors: Tensors, *, old_names: bool) -> dict[str, Array]:
-    """Our tensors as Keras stores them; Keras before 3 has 'depthwise_kernel' and 'predictions'."""
-    from mobilenetv2.weights.keras import layer_names
-
-    layers, arrays = layer_names(SMALL), {}
-    parts = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-    dense = "predictions" if old_names else "dense"
-    for name, tensor in tensors.items():
-        layer, part = name.rsplit(".", 1)
-        if layer == "classifier":
-            key, value = f"{dense}/{'kernel' if part == 'weight' else 'bias'}", tensor.T
-        elif layer.endswith(".norm"):
-            key, value = f"{layers[layer[:-5]][1]}/{parts[part]}", tensor
-        elif layer.endswith(".filter.conv"):
-            key, value = f"{layers[layer[:-5]][0]}/{'depthwise_kernel' if old_names else 'kernel'}", tensor
-            value = tensor.transpose(2, 3, 0, 1)
-        else:
-            key, value = f"{layers[layer[:-5]][0]}/kernel", tensor.transpose(2, 3, 1, 0)
-        arrays[key] = value
-    return arrays
-
-
-@pytest.fixture(scope="module")
-def tensors() -> Tensors:
-    from mobilenetv2.architecture import parameter_shapes
-
-    generator = np.random.default_rng(0)
-    return {name: generator.random(shape, np.float32) for name, shape in parameter_shapes(SMALL)}
-
-
-@pytest.mark.parametrize("old_names", [False, True])
-def test_both_generations_of_names_are_read(tensors: Tensors, old_names: bool, tmp_path: Path) -> None:
-    arrays = keras_arrays(tensors, old_names=old_names)
-    with h5py.File(tmp_path / "net.h5", "w") as file:
-        for key, array in arrays.items():
-            layer = key.split("/")[0]
-            file[f"{layer}/{key}:0" if old_names else f"model_weights/{layer}/{key}"] = array
-    found = read_hdf5(tmp_path / "net.h5", SMALL)
-    assert list(found) == list(tensors)
-    assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
-
-
-def test_what_does_not_fit_is_named(tensors: Tensors, tmp_path: Path) -> None:
-    arrays = keras_arrays(tensors, old_names=False)
-    with pytest.raises(ModelFileError, match=r"net\.h5: 'block_1_project/kernel' has shape .* width 0\.5"):
-        from_keras(arrays, Architecture(width=0.5, num_classes=3), source="net.h5")
-    del arrays["block_7_project_BN/beta"]
-    with pytest.raises(ModelFileError, match="no tensor 'block_7_project_BN/beta'; this is not MobileNetV2 of keras"):
-        from_keras(arrays, SMALL)
-    (tmp_path / "text.h5").write_text("not HDF5")
-    with pytest.raises(ModelFileError, match=r"text\.h5: cannot be read as HDF5"):
-        read_hdf5(tmp_path / "text.h5", SMALL)

@@ -17,11 +17,12 @@ from mobilenetv2.data.masked import read_masks_of_split
 from mobilenetv2.data.tree import decode as decode_picture
 from mobilenetv2.errors import ExportError, ModelFileError
 from mobilenetv2.exports import onnx as target
-from mobilenetv2.exports.onnx import draw_pictures, export_onnx
+from mobilenetv2.exports.onnx import export_onnx
 from mobilenetv2.modelfile import ModelFile, load_model_file
 from mobilenetv2.networks.deeplab_v3 import build_segmenter, upsample
 from mobilenetv2.predictions import Segmentation
 from mobilenetv2.preprocessing import Preprocessing, preprocess
+from mobilenetv2.runtime.drawn import draw_pictures
 from mobilenetv2.runtime.engine import PictureEngine
 from mobilenetv2.runtime.graph import picture_graph
 from mobilenetv2.runtime.predictor import find_model, load, models_in_the_box, predictor_of, predictor_of_graph

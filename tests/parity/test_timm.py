@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import timm
 import torch
-from peers import SIZES_HW, ours, pictures, randomize, relative_difference
+from peers import SIZES_HW, matched, ours, pictures, randomize, relative_difference
 from torch import nn
 
 from mobilenetv2.architecture import Architecture
-from mobilenetv2.errors import ModelFileError
 from mobilenetv2.weights.sources import SOURCES
-from mobilenetv2.weights.timm import from_timm
 
 PUBLISHED = {
     "timm-mobilenetv2_050": "mobilenetv2_050.lamb_in1k",
@@ -40,7 +36,9 @@ def peer(request: pytest.FixtureRequest) -> tuple[Architecture, nn.Module]:
 @pytest.mark.parametrize("size_hw", SIZES_HW, ids=str)
 def test_outputs_are_equal(peer: tuple[Architecture, nn.Module], size_hw: tuple[int, int]) -> None:
     architecture, theirs = peer
-    network = ours(architecture, from_timm(theirs.state_dict(), architecture))
+    found = matched(theirs)
+    assert (found.layout.title, found.architecture) == ("timm", architecture)
+    network = ours(found.architecture, found.tensors)
     images = pictures(size_hw)
     with torch.inference_mode():
         assert relative_difference(network(images), theirs(images)) <= 1e-5
@@ -48,28 +46,12 @@ def test_outputs_are_equal(peer: tuple[Architecture, nn.Module], size_hw: tuple[
 
 def test_output_stride_16_is_timms_too() -> None:
     theirs = randomize(timm.create_model("mobilenetv2_050", pretrained=False, output_stride=16), seed=3)
-    architecture = Architecture(width=0.5, output_stride=16)
-    network = ours(architecture, from_timm(theirs.state_dict(), architecture))
+    found = matched(theirs, output_stride=16)
+    assert found.architecture == Architecture(width=0.5, output_stride=16)
+    network = ours(found.architecture, found.tensors)
     images = pictures((96, 128))
     with torch.inference_mode():
-        assert network.features(images).shape[2:] == (6, 8)
         assert relative_difference(network(images), theirs(images)) <= 1e-5
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: s.pop("blocks.0.0.bn2.bias"), "no tensor 'blocks.0.0.bn2.bias'; this is not mobilenetv2 of timm"),
-        (lambda s: s.update({"blocks.7.0.conv_pw.weight": torch.zeros(1)}), "'blocks.7.0.conv_pw.weight' too many"),
-        (lambda s: s.update({"conv_stem.weight": torch.zeros(16, 1, 3, 3)}), r"\(16, 1, 3, 3\)"),
-    ],
-)
-def test_what_does_not_fit_is_named(change: Any, words: str) -> None:
-    state = timm.create_model("mobilenetv2_035", pretrained=False).state_dict()
-    from_timm(state, Architecture(width=0.35))
-    change(state)
-    with pytest.raises(ModelFileError, match=words):
-        from_timm(state, Architecture(width=0.35))
 
 
 @pytest.mark.parametrize(("name", "tag"), PUBLISHED.items())
@@ -82,3 +64,14 @@ def test_the_table_says_what_timm_says(name: str, tag: str) -> None:
     assert (preprocessing.mean_rgb, preprocessing.std_rgb) == (published.mean, published.std)
     assert source.architecture.num_classes == published.num_classes
     assert source.place == published.url or f"/{published.hf_hub_id}/" in source.origin
+
+
+@pytest.mark.parametrize(("name", "width"), [("mobilenetv1_100", 1.0), ("mobilenetv1_125", 1.25)])
+@pytest.mark.parametrize("size_hw", [(97, 97), (160, 192)], ids=str)
+def test_mobilenet_v1_too(name: str, width: float, size_hw: tuple[int, int]) -> None:
+    theirs = randomize(timm.create_model(name, pretrained=False, num_classes=7), seed=4)
+    found = matched(theirs)
+    assert found.architecture == Architecture(name="mobilenet_v1", width=width, num_classes=7)
+    images = pictures(size_hw)
+    with torch.inference_mode():
+        assert relative_difference(ours(found.architecture, found.tensors)(images), theirs(images)) <= 1e-5

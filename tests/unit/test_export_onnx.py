@@ -17,12 +17,13 @@ from PIL import Image
 from conftest import RandomDetector, RandomModel
 from mobilenetv2.errors import ExportError, ImageError, UserError
 from mobilenetv2.exports import onnx as export
-from mobilenetv2.exports.onnx import ExportReport, draw_pictures, export_onnx
+from mobilenetv2.exports.onnx import ExportReport, export_onnx
 from mobilenetv2.exports.parity import compare
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.postprocessing import Postprocessing, Scores
 from mobilenetv2.predictions import Classification, Detections
 from mobilenetv2.preprocessing import Interpolation, Preprocessing, Resize
+from mobilenetv2.runtime.drawn import draw_pictures
 from mobilenetv2.runtime.engine import PictureEngine
 from mobilenetv2.runtime.graph import picture_graph
 from mobilenetv2.runtime.predictor import load, predictor_of
@@ -52,7 +53,7 @@ def unsure(model: ModelFile) -> ModelFile:
 
 @pytest.fixture(scope="module")
 def drawn() -> Drawn:
-    return draw_pictures()
+    return list(draw_pictures())
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,16 @@ def model(random_model: RandomModel) -> ModelFile:
 
 
 @pytest.mark.parametrize("numerics", ["torch", "tf"])
-@pytest.mark.parametrize(("resize", "interpolation"), [("stretch", "bilinear"), ("crop", "bicubic")])
+@pytest.mark.parametrize(
+    ("resize", "interpolation"),
+    [
+        ("stretch", "bilinear"),
+        ("crop", "bicubic"),
+        ("central", "bilinear"),
+        ("central", "sampled"),
+        ("crop", "sampled"),
+    ],
+)
 def test_the_exported_file_answers_like_the_model_file(
     random_model: RandomModel, tmp_path: Path, numerics: str, resize: Resize, interpolation: Interpolation
 ) -> None:
@@ -147,13 +157,19 @@ def detector(random_detector: RandomDetector) -> ModelFile:
 
 
 @pytest.mark.parametrize(
-    ("scores", "num_classes", "numerics"), [("sigmoid", 3, "torch"), ("softmax", 1, "torch"), ("softmax", 20, "tf")]
+    ("scores", "num_classes", "numerics", "interpolation"),
+    [("sigmoid", 3, "torch", "bicubic"), ("softmax", 1, "torch", "bicubic"), ("softmax", 20, "tf", "sampled")],
 )
 def test_the_exported_detector_answers_like_the_model_file(
-    random_detector: RandomDetector, tmp_path: Path, scores: Scores, num_classes: int, numerics: str
+    random_detector: RandomDetector,
+    tmp_path: Path,
+    scores: Scores,
+    num_classes: int,
+    numerics: str,
+    interpolation: Interpolation,
 ) -> None:
     model = random_detector(
-        preprocessing=Preprocessing(size_hw=(96, 64), interpolation="bicubic", mean_rgb=(0.5, 0.4, 0.3)),
+        preprocessing=Preprocessing(size_hw=(96, 64), interpolation=interpolation, mean_rgb=(0.5, 0.4, 0.3)),
         postprocessing=Postprocessing(scores=scores, score_threshold=0.15),
         num_classes=num_classes,
         numerics=numerics,

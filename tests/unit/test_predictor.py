@@ -22,7 +22,6 @@ from safetensors.numpy import save_file
 from conftest import RandomDetector, RandomModel, make_random_model
 from mobilenetv2.anchors import anchor_grid, tf_anchor_sizes
 from mobilenetv2.errors import ImageError, ModelFileError, UserError
-from mobilenetv2.exports.onnx import draw_pictures
 from mobilenetv2.modelfile import CARD_KEY, FORMAT, ModelFile
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.predictions import Classification, Detections, Prediction
@@ -30,6 +29,7 @@ from mobilenetv2.preprocessing import Preprocessing, preprocess
 from mobilenetv2.runtime import predictor as predictors
 from mobilenetv2.runtime.answers import softmax
 from mobilenetv2.runtime.detect import decode
+from mobilenetv2.runtime.drawn import draw_pictures
 from mobilenetv2.runtime.engine import OnnxRuntimeEngine, PictureEngine
 from mobilenetv2.runtime.graph import picture_graph
 from mobilenetv2.runtime.images import Source

@@ -13,19 +13,24 @@ from conftest import RandomDetector, RandomModel
 from mobilenetv2.architecture import Architecture, parameter_shapes, trunk_shapes
 from mobilenetv2.errors import UserError
 from mobilenetv2.preprocessing import Preprocessing
+from mobilenetv2.weights.layouts import LAYOUTS
 from mobilenetv2.weights.pretrained import pretrained, pretrained_trunk
-from mobilenetv2.weights.rename import torch_names
 from mobilenetv2.weights.sources import SOURCES
-from mobilenetv2.weights.timm import layer_names
 
 
 @pytest.fixture
 def own_file(tmp_path: Path) -> Path:
     """timm's names at width .5, as a file."""
     architecture = SOURCES["timm-mobilenetv2_050"].architecture
-    names = torch_names(layer_names(architecture), "classifier", architecture)
+    layers = next(layout for layout in LAYOUTS if layout.title == "timm").layers(architecture)
     generator = np.random.default_rng(0)
-    state = {names[name]: generator.random(shape, np.float32) for name, shape in parameter_shapes(architecture)}
+    state = {}
+    for name, shape in parameter_shapes(architecture):
+        layer, _, part = name.rpartition(".")
+        if layer != "classifier":
+            layer, _, kind = layer.rpartition(".")
+            layer = layers[layer].norm if kind == "norm" else layers[layer].convolution
+        state[f"{layer}.{part}"] = generator.random(shape, np.float32)
     save_file(state, tmp_path / "own.safetensors")
     return tmp_path / "own.safetensors"
 

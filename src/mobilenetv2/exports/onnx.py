@@ -6,22 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mobilenetv2.errors import ExportError, UserError
 from mobilenetv2.exports.parity import Comparison, compare
 from mobilenetv2.files import write_aside
 from mobilenetv2.modelfile import ModelFile
+from mobilenetv2.runtime.drawn import draw_pictures
 from mobilenetv2.runtime.graph import picture_graph
 from mobilenetv2.runtime.images import Source, name_of
 from mobilenetv2.runtime.predictor import predictor_of, predictor_of_graph
 
 # Far below what is shown, so that there are many boxes to compare.
 PROOF_SCORE = 0.01
-
-# (height, width): tiny, long, odd, small and photographs' sizes.
-_DRAWN_SIZES_HW = ((1, 1), (1, 50), (300, 7), (32, 32), (97, 225), (375, 500), (640, 480), (224, 224), (1200, 1600))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +94,3 @@ def export_onnx(model: ModelFile, path: Path, *, pictures: Iterable[Source] | No
         pixels=sum(comparison.pixels for comparison in comparisons) if task == "segment" else None,
         different=sum(comparison.different for comparison in comparisons) if task == "segment" else None,
     )
-
-
-def draw_pictures() -> list[NDArray[np.uint8]]:
-    """Nine pictures of many sizes: colour gradients with discs and noise, the same on every machine."""
-    random = np.random.default_rng(0)
-    pictures = []
-    for height, width in _DRAWN_SIZES_HW:
-        y, x = np.mgrid[:height, :width].astype(np.float64) / max(height, width)
-        levels = sum(random.uniform(-1, 1, 3) * wave[..., None] for wave in (x, y, np.sin(9 * x), np.cos(7 * y)))
-        for _ in range(4):
-            center_y, center_x, radius = random.uniform(0, 1, 3)
-            inside = np.hypot(y - center_y, x - center_x) < radius / 3
-            levels = np.where(inside[..., None], random.uniform(-1, 1, 3), levels)
-        noisy = 128 + 90 * levels + random.normal(0, 12, (height, width, 3))
-        pictures.append(np.clip(noisy, 0, 255).astype(np.uint8))
-    return pictures

@@ -1,18 +1,15 @@
-"""What decides a training, whatever the task: one flat record, and how settings change it."""
+"""What decides a training, whatever the task: one flat record."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import ClassVar, Literal
 
-from mobilenetv2.errors import UserError, did_you_mean
+from mobilenetv2.errors import UserError
 
 Optimizer = Literal["adamw", "sgd", "rmsprop_tf"]
 Schedule = Literal["cosine", "exponential", "poly"]
-R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,37 +106,3 @@ class Recipe:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise UserError(f"{name} {value!r} is out of range; give {low:g} to {high:g}")
-
-
-def changed(recipe: R, settings: Iterable[str] = (), **given: Any) -> R:
-    """A recipe with `name=value` settings, and with the values that are not None, put in.
-
-    Raises UserError for an unknown name, with the nearest one, and for a value of the wrong kind.
-    """
-    kinds = {name: kind for name, kind in get_type_hints(type(recipe)).items() if name not in ("recipe", "ranges")}
-    changes = {key: value for key, value in given.items() if value is not None}
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise UserError(f"--set {setting}: give it as name=value")
-        if key not in kinds:
-            raise UserError(f"--set {setting}: there is no option {key!r}{did_you_mean(key, kinds)}")
-        changes[key] = _parse(text, kinds[key], setting)
-    return dataclasses.replace(recipe, **changes)
-
-
-def _parse(text: str, kind: Any, setting: str) -> Any:
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if text not in choices:
-            raise UserError(f"--set {setting}: it can be {', '.join(choices)}{did_you_mean(text, choices)}")
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise UserError(f"--set {setting}: it can be true or false")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError as error:
-        word = {int: "a whole number", float: "a number"}[kind]
-        raise UserError(f"--set {setting}: {text!r} is not {word}") from error

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from mobilenetv2.errors import UserError, did_you_mean
-from mobilenetv2.training.recipe import Recipe, changed
+from mobilenetv2.settings import changed
+from mobilenetv2.training.recipe import Recipe
 
 Augmentation = Literal["none", "light", "colour", "trivial", "rand"]
 Crop = Literal["pad", "resized"]
@@ -307,4 +308,4 @@ def resolve(task: str, name: str, settings: Iterable[str] = (), **given: Any) ->
         raise UserError(
             f"recipe {name!r} is not known for {task!r}{did_you_mean(name, known)}; it can be {', '.join(known)}"
         )
-    return changed(known[name](), settings, **given)
+    return changed(known[name](), settings, fixed=("recipe",), **given)

@@ -1,49 +1,63 @@
-"""Which of our networks a row of layers is, whatever its layers are called."""
+"""Which of our networks the layers of a TFLite file are, whatever they are called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from mobilenetv2.architecture import NUMERICS, ROUNDINGS, Architecture, Convolution, trunk
+from mobilenetv2.architecture import NUMERICS, Architecture, Convolution, same_padding, trunk
 from mobilenetv2.errors import ModelFileError, UserError
 from mobilenetv2.modelfile import Tensors
 from mobilenetv2.segmenter import Segmenter, segmenter_layers
-from mobilenetv2.weights.tflite import Graph, Layer
+from mobilenetv2.weights.candidates import candidates
+from mobilenetv2.weights.tflite import INPUT, Graph, Layer, Range
 
-# Every width that was published, and whatever lies evenly between.
-WIDTHS = sorted({0.35, *(round(0.05 * step, 2) for step in range(1, 41)), *(round(0.125 * step, 3) for step in range(1, 17))})
+# Depthwise convolutions of each network.
+_NETWORKS = {13: "mobilenet_v1", 17: "mobilenet_v2"}
+_PADDINGS = {"tf": "same", "keras": "trailing", "torch": "symmetric"}
 
 
-def match(graph: Graph, *, source: str) -> tuple[Architecture | Segmenter, Tensors]:
-    """The network that has these layers, and its tensors. Raises ModelFileError, which says where they part."""
-    depthwise = sum(layer.depthwise for layer in graph.layers)
+class Found(NamedTuple):
+    """The network of a graph, its tensors, and what its quantised activations can hold, by our names of layers.
+
+    A range is that of a layer's result; "NAME.add" that of a sum, "NAME.pool" that of a mean, "images" the input's.
+    """
+
+    architecture: Architecture | Segmenter
+    tensors: Tensors
+    ranges: dict[str, Range]
+
+
+def match_graph(graph: Graph, *, source: str) -> Found:
+    """The network that has these layers, joined in this way. Raises ModelFileError, which says where they part."""
+    count = sum(layer.depthwise for layer in graph.layers)
+    if count not in _NETWORKS:
+        raise ModelFileError(f"{source}: has {count} depthwise convolutions; MobileNetV1 has 13 and MobileNetV2 17")
     best = 0
-    for architecture in _candidates(depthwise):
-        plans = [plan for plan in trunk(architecture) if plan.name != "last"]
+    for candidate in candidates(_NETWORKS[count], numerics="tf"):
+        plans = [plan for plan in candidate.convolutions if plan.name != "last"]
         same = _same(plans, graph.layers)
         best = max(best, same)
-        if same < len(plans):
-            continue
-        rest = graph.layers[len(plans) :]
-        return _segmenter(architecture, graph, source) if "ARG_MAX" in graph.operators or _is_map(rest) else _classifier(
-            architecture, graph, source
+        if same == len(plans):
+            architecture = candidate.architecture
+            break
+    else:
+        raise ModelFileError(
+            f"{source}: is a {_NETWORKS[count]} of no known width and rounding rule: of its {len(graph.layers)} layers "
+            f"{best} fit the nearest"
         )
-    raise ModelFileError(
-        f"{source}: is neither MobileNetV1 nor V2 of any width: of its {len(graph.layers)} layers {best} fit the nearest"
-    )
-
-
-def _candidates(depthwise: int) -> Iterator[Architecture]:
-    names = {13: "mobilenet_v1", 17: "mobilenet_v2"}
-    if depthwise not in names:
-        return
-    name = names[depthwise]
-    for rounding in ROUNDINGS if name == "mobilenet_v2" else ("slim",):
-        for width in WIDTHS:
-            yield Architecture(name=name, width=width, numerics="tf", rounding=rounding, num_classes=1)
+    stride = int(np.prod([layer.stride for layer in graph.layers], dtype=np.int64))
+    try:
+        architecture = replace(architecture, output_stride=stride, numerics=_numerics(graph, source))
+        if graph.layers[-1].out_hw == (1, 1) and graph.layers[-1].pooled:
+            return _classifier(architecture, graph, source)
+        return _segmenter(architecture, graph, source)
+    except UserError as error:
+        text = str(error)
+        raise ModelFileError(text if text.startswith(source) else f"{source}: {text}") from error
 
 
 def _same(plans: Sequence[Convolution], layers: Sequence[Layer]) -> int:
@@ -56,68 +70,99 @@ def _same(plans: Sequence[Convolution], layers: Sequence[Layer]) -> int:
     return count
 
 
-def _is_map(layers: Sequence[Layer]) -> bool:
-    return bool(layers) and layers[-1].size_hw != (1, 1)
+def _numerics(graph: Graph, source: str) -> str:
+    """The first profile whose padding is that of every convolution."""
+    for numerics, padding in _PADDINGS.items():
+        if all(layer.pads == _pads(layer, padding) for layer in graph.layers if layer.kernel.shape[2] > 1):
+            return numerics
+    raise ModelFileError(f"{source}: its convolutions pad as none of {', '.join(_PADDINGS.values())}")
 
 
-def _output_stride(layers: Sequence[Layer]) -> int:
-    return int(np.prod([layer.stride for layer in layers]))
+def _pads(layer: Layer, padding: str) -> tuple[tuple[int, int], ...]:
+    kernel, strided = layer.kernel.shape[2], layer.stride > 1
+    if padding == "trailing" and strided and layer.depthwise:
+        return ((0, kernel // 2),) * 2
+    if padding == "symmetric" and strided:
+        return ((kernel // 2 * layer.dilation,) * 2,) * 2
+    return tuple(same_padding(side, kernel, layer.stride, layer.dilation) for side in layer.in_hw)
 
 
-def _classifier(architecture: Architecture, graph: Graph, source: str) -> tuple[Architecture, Tensors]:
+def _classifier(architecture: Architecture, graph: Graph, source: str) -> Found:
     head = graph.layers[-1]
-    architecture = replace(architecture, num_classes=len(head.kernel), output_stride=_output_stride(graph.layers))
+    architecture = replace(architecture, num_classes=len(head.kernel))
     plans = trunk(architecture)
     _check(plans, graph.layers[:-1], source)
+    if head.origins != (len(plans) - 1,) or head.kernel.shape[1:] != (plans[-1].out_channels, 1, 1):
+        raise ModelFileError(f"{source}: its last layer does not read the mean of the one before it")
+    if head.activation != "linear":
+        raise ModelFileError(f"{source}: its last layer is rectified; no MobileNet's is")
     tensors: Tensors = {}
     for plan, layer in zip(plans, graph.layers, strict=False):
         tensors |= _tensors(plan, layer, architecture.numerics)
     tensors["classifier.weight"], tensors["classifier.bias"] = head.kernel[:, :, 0, 0], head.bias
-    return architecture, tensors
+    names = [*(plan.name for plan in plans), "classifier"]
+    return Found(architecture, tensors, _ranges(names, graph.layers, graph))
 
 
-def _segmenter(architecture: Architecture, graph: Graph, source: str) -> tuple[Segmenter, Tensors]:
-    backbone = [plan for plan in trunk(architecture) if plan.name != "last"]
-    if architecture.name == "mobilenet_v1":
-        backbone = trunk(architecture)
-    rest = list(graph.layers[len(backbone) :])
-    *branches, project, classifier = rest
-    image = [layer for layer in branches if layer.size_hw == (1, 1)]
-    point = [layer for layer in branches if layer.size_hw != (1, 1) and layer.kernel.shape[2] == 1]
+def _segmenter(architecture: Architecture, graph: Graph, source: str) -> Found:
+    # MobileNetV1's trunk ends with its last block; MobileNetV2's without its last convolution.
+    count = sum(plan.name != "last" for plan in trunk(architecture))
+    branches = graph.layers[count:-2]
+    image = [layer for layer in branches if layer.pooled]
+    point = [layer for layer in branches if not layer.pooled and layer.kernel.shape[2] == 1]
     atrous = [layer for layer in branches if layer.kernel.shape[2] == 3]
-    if len(image) != 1 or len(point) != 1 or len(atrous) not in (0, 3) or len(branches) != 2 + len(atrous):
-        raise ModelFileError(f"{source}: its head is not DeepLabv3's with image pooling; {len(rest)} layers are left over")
-    stride = _output_stride(graph.layers[: len(backbone)])
-    try:
-        segmenter = Segmenter(
-            backbone="mobilenet_v2" if architecture.name == "mobilenet_v2" else "mobilenet_v1",
-            width=architecture.width,
-            num_classes=len(classifier.kernel),
-            numerics=architecture.numerics,
-            output_stride=stride,
-            aspp=bool(atrous),
-            rounding=architecture.rounding,
+    if len(image) != 1 or len(point) != 1 or len(atrous) not in (0, 3):
+        raise ModelFileError(
+            f"{source}: has no head of DeepLabv3 with image pooling behind its {count} layers of {architecture.name}"
         )
-    except UserError as error:
-        raise ModelFileError(f"{source}: {error}") from error
+    project, classifier = graph.layers[-2:]
+    segmenter = Segmenter(
+        backbone="mobilenet_v1" if architecture.name == "mobilenet_v1" else "mobilenet_v2",
+        width=architecture.width,
+        num_classes=len(classifier.kernel),
+        numerics=architecture.numerics,
+        output_stride=architecture.output_stride,
+        aspp=bool(atrous),
+        rounding=architecture.rounding,
+    )
     layers = segmenter_layers(segmenter)
+    _check(layers.backbone, graph.layers[:count], source)
     plans = [*layers.backbone, layers.image, layers.point, *layers.atrous, layers.project, layers.classifier]
-    found = [*graph.layers[: len(backbone)], *image, *point, *atrous, project, classifier]
-    _check(plans, found, source)
+    found = [*graph.layers[:count], *image, *point, *atrous, project, classifier]
+    places = {id(layer): at for at, layer in enumerate(graph.layers)}
+    joined = tuple(places[id(layer)] for layer in (*image, *point, *atrous))
+    last = len(graph.layers) - 1
+    reads = [*((count - 1,) for _ in joined), joined, (last - 1,)]
+    for plan, layer, origins in zip(plans[count:], found[count:], reads, strict=True):
+        _check_layer(plan, layer, origins, None, source)
     tensors: Tensors = {}
     for plan, layer in zip(plans, found, strict=True):
         tensors |= _tensors(plan, layer, segmenter.numerics)
-    return segmenter, tensors
+    return Found(segmenter, tensors, _ranges([plan.name for plan in plans], found, graph))
 
 
 def _check(plans: Sequence[Convolution], layers: Sequence[Layer], source: str) -> None:
+    """Hold a row of layers against its plan: shapes, strides, dilations, activations, and what each reads and adds."""
     if len(plans) != len(layers):
-        raise ModelFileError(f"{source}: has {len(layers)} convolutions, the network {len(plans)}")
-    for plan, layer in zip(plans, layers, strict=True):
-        ours = (plan.shapes[0].shape, plan.stride, plan.dilation, plan.activation)
-        theirs = (layer.kernel.shape, layer.stride, layer.dilation, layer.activation)
-        if ours != theirs:
-            raise ModelFileError(f"{source}: its layer for {plan.name!r} is {theirs}, not {ours}")
+        raise ModelFileError(f"{source}: has {len(layers)} layers before its last one, the network {len(plans)}")
+    places = {plan.name: at for at, plan in enumerate(plans)}
+    for at, (plan, layer) in enumerate(zip(plans, layers, strict=True)):
+        shortcut = places[plan.shortcut] if plan.shortcut else None
+        _check_layer(plan, layer, (at - 1 if at else INPUT,), shortcut, source)
+
+
+def _check_layer(plan: Convolution, layer: Layer, origins: tuple[int, ...], shortcut: int | None, source: str) -> None:
+    pairs = {
+        "kernel": (layer.kernel.shape, plan.shapes[0].shape),
+        "stride": (layer.stride, plan.stride),
+        "dilation": (layer.dilation, plan.dilation),
+        "activation": (layer.activation, plan.activation),
+        "input": (layer.origins, origins),
+        "shortcut": (layer.shortcut, shortcut),
+    }
+    for what, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise ModelFileError(f"{source}: its layer for {plan.name!r} has {what} {theirs}, the network {ours}")
 
 
 def _tensors(plan: Convolution, layer: Layer, numerics: str) -> Tensors:
@@ -130,6 +175,13 @@ def _tensors(plan: Convolution, layer: Layer, numerics: str) -> Tensors:
         f"{plan.name}.conv.weight": layer.kernel,
         f"{plan.name}.norm.weight": ones,
         f"{plan.name}.norm.bias": layer.bias,
-        f"{plan.name}.norm.running_mean": 0 * ones,
+        f"{plan.name}.norm.running_mean": np.zeros_like(ones),
         f"{plan.name}.norm.running_var": (1 - eps) * ones,
     }
+
+
+def _ranges(names: Sequence[str], layers: Sequence[Layer], graph: Graph) -> dict[str, Range]:
+    ranges = {} if graph.input_range is None else {"images": graph.input_range}
+    for name, layer in zip(names, layers, strict=True):
+        ranges |= {f"{name}.{part}" if part else name: values for part, values in layer.ranges.items()}
+    return ranges

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from safetensors import SafetensorError
+from typing import NamedTuple
 
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.detector import BACKBONE
-from mobilenetv2.errors import MissingExtraError, ModelFileError, UserError
-from mobilenetv2.files import reason
+from mobilenetv2.errors import ModelFileError, UserError
 from mobilenetv2.modelfile import Tensors, load_model_file
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.runtime.predictor import find_model, models_in_the_box
 from mobilenetv2.segmenter import Segmenter
+from mobilenetv2.weights.checkpoint import read_checkpoint
 from mobilenetv2.weights.fetch import Progress, fetch
-from mobilenetv2.weights.keras import read_hdf5
-from mobilenetv2.weights.sources import Format, default_source, find_source
-from mobilenetv2.weights.timm import from_timm
-from mobilenetv2.weights.torchvision import from_torchvision
+from mobilenetv2.weights.sources import Source, default_source, find_source
+from mobilenetv2.weights.states import match_state
 
-# What torch's reader says to a file that is something else; on arbitrary bytes it stumbles in many ways.
-_UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError),
-    *(ValueError, TypeError, LookupError, AttributeError),
-)
-
-__all__ = ["default_source", "pretrained", "pretrained_trunk", "read_checkpoint"]
+__all__ = ["default_source", "pretrained", "pretrained_trunk"]
 
 
 def pretrained(
@@ -70,10 +58,14 @@ def pretrained_trunk(
     """What other tasks build on: tensors by the names of `architecture.trunk_shapes`, of a model of any task.
 
     Options, answer and errors as `pretrained`; the architecture is MobileNetV1's or V2's, and its classes mean nothing.
+    Numerics that are of classifiers alone become "tf", which is the same where sides are even.
     needs_last: whether MobileNetV2's last convolution is wanted, which a segmenter does not have.
     """
     found = _find(name, file, progress, needs_last=needs_last)
-    return _without_classifier(found.tensors), found.architecture, found.preprocessing
+    architecture = found.architecture
+    if architecture.numerics == "keras":
+        architecture = replace(architecture, numerics="tf")
+    return _without_classifier(found.tensors), architecture, found.preprocessing
 
 
 class _Found(NamedTuple):
@@ -88,7 +80,7 @@ class _Found(NamedTuple):
 def _find(name: str, file: Path | None, progress: Progress | None, *, needs_last: bool = True) -> _Found:
     if not name.endswith(".safetensors") and name not in models_in_the_box():
         source = find_source(name)
-        tensors = read_checkpoint(fetch(source, file=file, progress=progress), source.layout, source.architecture)
+        tensors = _read_source(fetch(source, file=file, progress=progress), source)
         return _Found(tensors, source.architecture, source.preprocessing, None)
     model = load_model_file(file or find_model(name))
     architecture, preprocessing = model.card.architecture, model.card.preprocessing
@@ -107,40 +99,13 @@ def _without_classifier(tensors: Tensors) -> Tensors:
     return {key: tensor for key, tensor in tensors.items() if not key.startswith("classifier.")}
 
 
-def read_checkpoint(path: Path, layout: Format, architecture: Architecture) -> Tensors:
-    """A checkpoint of another framework -> our tensors, every one of them checked.
-
-    layout: whose names it has: "torchvision" and "timm" as .safetensors or .pth, "keras" as HDF5.
-    Raises ModelFileError if it cannot be read, or is not what `layout` and `architecture` say.
-    """
-    if layout == "keras":
-        return read_hdf5(path, architecture)
-    state = _read_state(path)
-    convert = from_torchvision if layout == "torchvision" else from_timm
-    return convert(state, architecture, source=str(path))
-
-
-def _read_state(path: Path) -> Mapping[str, Any]:
-    """Names and tensors of a .safetensors or .pth file; of the latter only tensors, by torch's restricted reader."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            return load_file(path)
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingExtraError("reading a .pth file", "train") from error
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
-    except SafetensorError as error:
-        raise ModelFileError(f"{path}: is not a whole .safetensors file ({error})") from error
-    except _UNREADABLE as error:
+def _read_source(path: Path, source: Source) -> Tensors:
+    """Raises ModelFileError if the file cannot be read, or is of another library or network than the source."""
+    found = match_state(read_checkpoint(path).state, source=str(path))
+    if (found.layout.title, found.architecture) != (source.library, source.architecture):
+        theirs = found.architecture
         raise ModelFileError(
-            f"{path}: is not a file of tensors alone, as torch.save writes it ({type(error).__name__}); "
-            "nothing in it was run"
-        ) from error
-    if not isinstance(state, Mapping) or not all(hasattr(value, "shape") for value in state.values()):
-        raise ModelFileError(f"{path}: holds something else than a state dict of tensors")
-    return state
+            f"{path}: is a {theirs.name} of {found.layout.title} with width {theirs.width:g} and {theirs.num_classes} "
+            f"classes, not {source.name!r}"
+        )
+    return found.tensors

