@@ -10,8 +10,9 @@ import numpy as np
 import tflite as schema
 from numpy.typing import NDArray
 
-from mobilenetv2.architecture import NUMERICS, Architecture, Convolution, trunk
+from mobilenetv2.architecture import Architecture, Convolution, trunk
 from mobilenetv2.modelfile import ModelFile
+from mobilenetv2.numerics import NUMERICS
 from mobilenetv2.runtime.graph_network import fold_batch_norm
 
 _KINDS = {"float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int8": 9}

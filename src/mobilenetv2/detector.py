@@ -16,13 +16,13 @@ from mobilenetv2.architecture import (
     Architecture,
     Convolution,
     ParameterShape,
-    check_task_numerics,
     count_multiply_adds,
     count_parameters,
     tap_channels,
     trunk,
 )
 from mobilenetv2.errors import UserError, did_you_mean
+from mobilenetv2.numerics import check_task_numerics
 
 BackboneName = Literal["mobilenet_v2", "mobilenet_v1"]
 DetectorName = Literal["ssdlite", "ssd"]
@@ -40,7 +40,7 @@ class Detector:
 
     name: "ssdlite", or "ssd" with full 3x3 convolutions in the added layers.
     backbone: "mobilenet_v2" or "mobilenet_v1". width: of the backbone and of the extra layers.
-    num_classes: without the background. numerics: a key of `architecture.NUMERICS`.
+    num_classes: without the background. numerics: a key of `numerics.NUMERICS`.
     anchors: for each of the six maps, width and height of each anchor of a cell, in shares of the input's shorter side.
     """
 

@@ -19,6 +19,7 @@ from mobilenetv2.architecture import Architecture, ParameterShape, count_paramet
 from mobilenetv2.detector import Detector, detector_shapes
 from mobilenetv2.errors import ModelFileError, UserError, did_you_mean
 from mobilenetv2.files import reason, write_aside
+from mobilenetv2.numerics import NUMERICS
 from mobilenetv2.postprocessing import Postprocessing
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.segmenter import Segmenter, segmenter_shapes
@@ -31,6 +32,7 @@ Network = Architecture | Detector | Segmenter
 # The record that describes a task's network.
 NETWORKS: dict[str, type[Network]] = {"classify": Architecture, "detect": Detector, "segment": Segmenter}
 MAX_HEADER_BYTES = 16 * 2**20
+LEAST_TRAILING = 31  # pixels a side, of which "trailing" padding leaves one after five strides
 
 
 def tensor_shapes(architecture: Network) -> list[ParameterShape]:
@@ -89,6 +91,14 @@ class Card:
                 raise UserError(f"activation range {ends!r} of {name!r} must hold 0, which padding is made of")
         if self.activation_levels not in (0, 256):
             raise UserError(f"activation levels {self.activation_levels!r} are not possible; there can be 0 or 256")
+        if (
+            NUMERICS[self.architecture.numerics].padding == "trailing"
+            and min(self.preprocessing.size_hw) < LEAST_TRAILING
+        ):
+            raise UserError(
+                f"numerics {self.architecture.numerics!r} need {LEAST_TRAILING} pixels a side, not "
+                "{}x{}; or take 'tf'".format(*self.preprocessing.size_hw)
+            )
         if len(self.labels) != self.architecture.num_classes:
             raise UserError(f"{len(self.labels)} labels, but the network has {self.architecture.num_classes} outputs")
 

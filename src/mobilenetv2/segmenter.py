@@ -17,15 +17,13 @@ from mobilenetv2.architecture import (
     TAPS,
     Architecture,
     Convolution,
-    Dilation,
     ParameterShape,
-    Rounding,
-    check_task_numerics,
     count_multiply_adds,
     count_parameters,
     trunk,
 )
 from mobilenetv2.errors import UserError, did_you_mean
+from mobilenetv2.numerics import Dilation, Rounding, check_task_numerics
 
 BackboneName = Literal["mobilenet_v2", "mobilenet_v1"]
 
@@ -47,7 +45,7 @@ class Segmenter:
     """Everything that decides the shape and the arithmetic of a segmentation network; part of the model card.
 
     backbone: "mobilenet_v2" or "mobilenet_v1". width: of the backbone; the head keeps its 256 channels.
-    num_classes: with the background, where there is one. numerics: a key of `architecture.NUMERICS`.
+    num_classes: with the background, where there is one. numerics: a key of `numerics.NUMERICS`.
     output_stride: of the map that the head reads: 32, 16 or 8. aspp: with the atrous pyramid.
     decoder: "none" answers at the output stride, as the paper does; "light" at stride 4, with what the backbone knows
         of edges and thin things there.

@@ -14,7 +14,6 @@ from mobilenetv2.architecture import (
     parameter_shapes,
     parameters,
     plan_network,
-    round_channels,
     tap_channels,
     trunk_shapes,
 )
@@ -22,6 +21,7 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
 from mobilenetv2.networks.mobilenets import build_mobilenet
+from mobilenetv2.numerics import round_channels
 
 # width -> millions of multiply-adds by resolution: convolutions and classifier, without batch norm.
 MULTIPLY_ADDS_M = {

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from mobilenetv2.architecture import NUMERICS, Architecture, BlockPlan
+from mobilenetv2.architecture import Architecture, BlockPlan
 from mobilenetv2.networks.memory_split import MemoryMeter, SplitInvertedResidual, measure_split_memory, split_network
 from mobilenetv2.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
+from mobilenetv2.numerics import NUMERICS
 
 
 def with_statistics(network: nn.Module) -> nn.Module:

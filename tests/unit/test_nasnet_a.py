@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilenetv2.architecture import NUMERICS
 from mobilenetv2.networks.nasnet_a import (
     NORMAL_CELL,
     REDUCTION_CELL,
@@ -20,6 +19,7 @@ from mobilenetv2.networks.nasnet_a import (
     NASNetAMobile,
     Squeeze,
 )
+from mobilenetv2.numerics import NUMERICS
 
 
 @cache

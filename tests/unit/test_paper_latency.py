@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import NUMERICS
 from mobilenetv2.networks.layers import ConvNorm
+from mobilenetv2.numerics import NUMERICS
 from mobilenetv2.paper import latency
 from mobilenetv2.paper.latency import Latency, Subject, compare, fold_batch_norm, measure_latency, prepare, spread
 from mobilenetv2.paper.published import TABLE_4, TABLE_6

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import same_padding
 from mobilenetv2.networks.pooling import AveragePool, MaxPool
+from mobilenetv2.numerics import same_padding
 
 SIZES_HW = ((1, 1), (2, 5), (6, 7), (8, 8))
 INFINITY = float("inf")

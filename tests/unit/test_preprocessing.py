@@ -239,10 +239,13 @@ def test_sampling_reads_little_of_a_large_picture() -> None:
 
 def test_large_pictures_bring_no_warning() -> None:
     # Pillow's `crop` warns of pieces from half of MAX_PIXELS on; warnings are errors here.
-    picture = Image.new("RGB", (12000, 9000), (1, 2, 3))
+    picture = Image.new("RGB", (12000, 8000), (1, 2, 3))
     for interpolation in ("bilinear", "sampled"):
-        preprocessing = Preprocessing(size_hw=(8, 8), resize="central", interpolation=interpolation, crop_fraction=0.99)
-        assert resize(picture, preprocessing).getcolors() == [(64, (1, 2, 3))]
+        # So high that sampling needs every row.
+        preprocessing = Preprocessing(
+            size_hw=(4096, 8), resize="central", interpolation=interpolation, crop_fraction=0.99
+        )
+        assert resize(picture, preprocessing).getcolors() == [(4096 * 8, (1, 2, 3))]
 
 
 def test_levels_become_numbers_around_zero() -> None:

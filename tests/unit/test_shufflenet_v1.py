@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilenetv2.architecture import NUMERICS
 from mobilenetv2.networks.shufflenet_v1 import ShuffleNetV1, ShuffleUnit
+from mobilenetv2.numerics import NUMERICS
 
 GROUPS = (1, 2, 3, 4, 8)
 

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import MOBILENET_V2, NUMERICS, Architecture, BlockPlan, Numerics, Stage, plan_network
+from mobilenetv2.architecture import MOBILENET_V2, Architecture, BlockPlan, Stage, plan_network
 from mobilenetv2.networks.layers import ConvNorm, initialize
 from mobilenetv2.networks.mobilenet_v2 import BottleneckStage, InvertedResidual, MobileNetV2
+from mobilenetv2.numerics import NUMERICS, Numerics
 
 
 class NonlinearBottleneck(InvertedResidual):

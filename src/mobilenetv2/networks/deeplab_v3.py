@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import NUMERICS, STRIDE_4_BLOCKS, Numerics
+from mobilenetv2.architecture import STRIDE_4_BLOCKS
 from mobilenetv2.networks.complexity import Complexity, Operator, trace
 from mobilenetv2.networks.layers import ConvNorm, headless, initialize
 from mobilenetv2.networks.mobilenet_v1 import MobileNetV1
@@ -22,6 +22,7 @@ from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
 from mobilenetv2.networks.mobilenets import build_mobilenet
 from mobilenetv2.networks.resnet_101 import DEEPLAB_BETA, ResNet101
 from mobilenetv2.networks.resnet_101 import LAST_CHANNELS as RESNET_CHANNELS
+from mobilenetv2.numerics import NUMERICS, Numerics
 from mobilenetv2.segmenter import (
     DECODER_BLOCKS,
     DECODER_CHANNELS,
@@ -175,7 +176,7 @@ def deeplab_v3(
     """DeepLabv3 with random weights, as in Table 7.
 
     width: multiplier of a MobileNet's channels; the head keeps its 256. output_stride: 32, 16 or 8.
-    num_classes: with the background, where there is one. numerics: a key of `architecture.NUMERICS`;
+    num_classes: with the background, where there is one. numerics: a key of `numerics.NUMERICS`;
     ResNet-101 itself has only one. Raises ValueError or UserError for what is not possible.
     """
     if backbone == "resnet_101":

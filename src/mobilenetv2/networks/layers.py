@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import Numerics, same_padding
+from mobilenetv2.numerics import Numerics, same_padding
 
 Network = TypeVar("Network", bound=nn.Module)
 Activation = Literal["relu6", "relu", "leaky_relu", "linear"]

@@ -6,15 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import (
-    NUMERICS,
-    STRIDE_16_BLOCKS,
-    Architecture,
-    Numerics,
-    SeparablePlan,
-    plan_mobilenet_v1,
-)
+from mobilenetv2.architecture import STRIDE_16_BLOCKS, Architecture, SeparablePlan, plan_mobilenet_v1
 from mobilenetv2.networks.layers import Activation, ConvNorm, initialize
+from mobilenetv2.numerics import NUMERICS, Numerics
 
 
 class SeparableConvolution(nn.Module):

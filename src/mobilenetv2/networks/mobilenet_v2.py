@@ -6,8 +6,9 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import NUMERICS, Architecture, BlockPlan, Numerics, plan_network
+from mobilenetv2.architecture import Architecture, BlockPlan, plan_network
 from mobilenetv2.networks.layers import ConvNorm, initialize
+from mobilenetv2.numerics import NUMERICS, Numerics
 
 
 class InvertedResidual(nn.Module):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import NUMERICS, Numerics
 from mobilenetv2.networks.layers import ConvNorm, initialize, pad_same
 from mobilenetv2.networks.pooling import AveragePool, MaxPool
+from mobilenetv2.numerics import NUMERICS, Numerics
 
 Operation = Literal["separable 3x3", "separable 5x5", "separable 7x7", "average pool 3x3", "max pool 3x3", "identity"]
 # "current" is the output of the last cell, "previous" of the one before it; "a" to "e" are blocks of this cell.
@@ -206,7 +206,7 @@ class CellStage(nn.Module):
 class NASNetAMobile(nn.Module):
     """(N, 3, H, W), preprocessed -> (N, num_classes) logits. Any H and W from 3 up.
 
-    numerics: a key of `architecture.NUMERICS`. "tf" is what the network was published with; of its batch norm
+    numerics: a key of `numerics.NUMERICS`. "tf" is what the network was published with; of its batch norm
         the decay differs (.9997 in TF-Slim).
     dropout: share of the pooled features dropped in training; .5 in TF-Slim.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import Padding, same_padding
+from mobilenetv2.numerics import Padding, same_padding
 
 KERNEL = 3
 

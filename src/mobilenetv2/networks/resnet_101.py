@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import NUMERICS, OUTPUT_STRIDES
+from mobilenetv2.architecture import OUTPUT_STRIDES
 from mobilenetv2.networks.layers import ConvNorm, initialize
 from mobilenetv2.networks.pooling import MaxPool
+from mobilenetv2.numerics import NUMERICS
 
 
 class ResNetStage(NamedTuple):

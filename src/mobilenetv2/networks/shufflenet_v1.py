@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import NUMERICS, Numerics
 from mobilenetv2.networks.layers import ConvNorm, initialize
 from mobilenetv2.networks.pooling import AveragePool, MaxPool
+from mobilenetv2.numerics import NUMERICS, Numerics
 
 
 class Stage(NamedTuple):
@@ -92,7 +92,7 @@ class ShuffleNetV1(nn.Module):
     width: multiplier of the channels: .25, .5, 1, 1.5 or 2 ("ShuffleNet 2x"). Where the paper's channels do
         not split into the groups, the first convolution and the bottlenecks take the next that do. The paper
         does not say; the authors' own code has the same 16 first channels for 8 groups at .5.
-    numerics: a key of `architecture.NUMERICS`.
+    numerics: a key of `numerics.NUMERICS`.
     ValueError: for other groups or another width.
 
     By name, at 224 with 3 groups and width 2: `stem` (48, 112, 112), `pool` (48, 56, 56), `stages[0]`

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import NUMERICS, Numerics
 from mobilenetv2.detector import BackboneName, Detector, DetectorName, ExtraPlan, map_channels, plan_extras
 from mobilenetv2.networks.layers import ConvNorm, headless
 from mobilenetv2.networks.mobilenets import MobileNet, build_mobilenet
+from mobilenetv2.numerics import NUMERICS, Numerics
 
 
 class SSDOutput(NamedTuple):

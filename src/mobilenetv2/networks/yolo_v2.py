@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilenetv2.architecture import Numerics
 from mobilenetv2.networks.layers import ConvNorm, initialize
+from mobilenetv2.numerics import Numerics
 
 
 class Conv(NamedTuple):

@@ -12,10 +12,11 @@ from typing import cast
 import torch
 from torch import nn
 
-from mobilenetv2.architecture import NUMERICS, BlockPlan
+from mobilenetv2.architecture import BlockPlan
 from mobilenetv2.networks.complexity import Complexity, Shape, block_path, trace
 from mobilenetv2.networks.mobilenet_v2 import InvertedResidual, MobileNetV2
 from mobilenetv2.networks.zoo import ZOO, build
+from mobilenetv2.numerics import NUMERICS
 from mobilenetv2.paper import published
 from mobilenetv2.paper.table import Row, Table, Value
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenetv2.architecture import NUMERICS, TAPS, Architecture, Convolution, same_padding, trunk
+from mobilenetv2.architecture import TAPS, Architecture, Convolution, trunk
 from mobilenetv2.detector import BACKBONE, Detector, detector_layers
 from mobilenetv2.modelfile import ModelFile
+from mobilenetv2.numerics import NUMERICS, same_padding
 from mobilenetv2.runtime.onnx_wire import GraphBuilder
 from mobilenetv2.segmenter import BACKBONE as SEGMENTER_BACKBONE
 from mobilenetv2.segmenter import SKIPS, Segmenter, segmenter_layers

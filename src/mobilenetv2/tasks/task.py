@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mobilenetv2.architecture import Rounding
 from mobilenetv2.data.tree import Tree, fingerprint
 from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import ModelFile, load_model_file
+from mobilenetv2.numerics import Rounding
 from mobilenetv2.preprocessing import HALF, IMAGENET_MEAN_RGB, IMAGENET_STD_RGB, Preprocessing
 from mobilenetv2.runtime.predictor import find_model, models_in_the_box
 from mobilenetv2.training.recipe import Recipe

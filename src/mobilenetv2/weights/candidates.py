@@ -7,7 +7,8 @@ from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
-from mobilenetv2.architecture import ROUNDINGS, Architecture, Convolution, trunk
+from mobilenetv2.architecture import Architecture, Convolution, trunk
+from mobilenetv2.numerics import ROUNDINGS
 
 # In steps of .05 and of an eighth; the published ones come first, since at some widths several give the same channels.
 _PUBLISHED = (1.0, 0.75, 0.5, 0.35, 0.25, 1.3, 1.4)

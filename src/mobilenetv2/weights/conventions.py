@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mobilenetv2.architecture import NUMERICS, Architecture, Padding
+from mobilenetv2.architecture import Architecture
 from mobilenetv2.errors import ModelFileError, UserError
 from mobilenetv2.modelfile import Card, ModelFile
+from mobilenetv2.numerics import NUMERICS, Padding
 from mobilenetv2.preprocessing import HALF, IMAGENET_MEAN_RGB, IMAGENET_STD_RGB, Preprocessing
 from mobilenetv2.segmenter import Segmenter
 from mobilenetv2.weights.checkpoint import Checkpoint

@@ -44,7 +44,7 @@ class Layout:
         MobileNetV2. separable: the depthwise and the 1x1 convolution of a block of MobileNetV1, by its number from 0.
     classifier: the last layer; the first of these that is there.
     head: of a DeepLabv3 on MobileNetV2, our layer -> theirs; empty if the library has none.
-    numerics: a key of `architecture.NUMERICS`. mean_rgb, std_rgb, crop_fraction: what pictures go through.
+    numerics: a key of `numerics.NUMERICS`. mean_rgb, std_rgb, crop_fraction: what pictures go through.
     resize, interpolation: as in `preprocessing.Preprocessing`.
     """
 

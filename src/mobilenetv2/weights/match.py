@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mobilenetv2.architecture import NUMERICS, Architecture, Convolution, same_padding, trunk
+from mobilenetv2.architecture import Architecture, Convolution, trunk
 from mobilenetv2.errors import ModelFileError, UserError
 from mobilenetv2.modelfile import Tensors
+from mobilenetv2.numerics import NUMERICS, same_padding
 from mobilenetv2.segmenter import Segmenter, segmenter_layers
 from mobilenetv2.weights.candidates import candidates
 from mobilenetv2.weights.tflite import INPUT, Graph, Layer, Range

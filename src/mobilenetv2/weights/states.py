@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenetv2.architecture import NUMERICS, Architecture, Convolution, Dilation, Rounding, trunk
+from mobilenetv2.architecture import Architecture, Convolution, trunk
 from mobilenetv2.errors import ModelFileError
 from mobilenetv2.modelfile import Tensors, tensor_shapes
+from mobilenetv2.numerics import NUMERICS, Dilation, Rounding
 from mobilenetv2.segmenter import BACKBONE, Segmenter, segmenter_layers
 from mobilenetv2.weights.candidates import candidates
 from mobilenetv2.weights.layouts import LAYOUTS, Layout, Pair

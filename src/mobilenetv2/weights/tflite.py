@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenetv2.architecture import same_padding
 from mobilenetv2.errors import MissingExtraError, ModelFileError
+from mobilenetv2.numerics import same_padding
 
-MAX_PARTS = 20_000  # of anything in a file: operators, tensors, buffers
+MAX_PARTS = 2_000  # of anything in a file: operators, tensors, buffers; a MobileNet has a few hundred
+MAX_INPUTS = 64  # of an operator
+MAX_READINGS = 8  # of the bytes of a file: constants may be shared, but not by everybody
 MAX_SIDE = 4096  # of the input, in pixels
 INPUT = -1  # the origin of the picture
 # What the schema's package and NumPy stumble over where offsets lead astray.
@@ -127,6 +129,7 @@ class _Reader:
         self.constants: dict[int, NDArray[np.float32]] = {}
         self.quantized = False
         self.aligned = True
+        self.bytes_read = 0
 
     def graph(self) -> Graph:
         if self.subgraph.InputsLength() != 1:
@@ -152,6 +155,10 @@ class _Reader:
         code = self.model.OperatorCodes(operator.OpcodeIndex())
         # Old files know the first 127 operators only, and keep them in the other field.
         name: str = self.names.get(max(code.BuiltinCode(), code.DeprecatedBuiltinCode()), "CUSTOM")
+        if operator.InputsLength() > MAX_INPUTS:
+            raise ModelFileError(
+                f"{self.source}: has an operator with {operator.InputsLength():,} inputs; no MobileNet has"
+            )
         output, first = operator.Outputs(0), operator.Inputs(0)
         readers: dict[str, Callable[[Any], Layer]] = {
             "CONV_2D": self._convolution,
@@ -331,8 +338,9 @@ class _Reader:
         if tensor.Type() not in _KINDS:
             raise ModelFileError(f"{self.source}: has a tensor of kind {tensor.Type()}; known are floats and 8 bits")
         buffer = self.model.Buffers(tensor.Buffer())
-        if buffer.DataLength() > self.size:
-            raise ModelFileError(f"{self.source}: is cut off")
+        self.bytes_read += buffer.DataLength()
+        if buffer.DataLength() > self.size or self.bytes_read > MAX_READINGS * self.size:
+            raise ModelFileError(f"{self.source}: is damaged, or cut off (its constants are larger than the file)")
         kind = np.dtype(_KINDS[tensor.Type()]).newbyteorder("<")
         values = np.frombuffer(bytes(buffer.DataAsNumpy()), kind).reshape(self._shape(index))
         scale, zero = _quantization(tensor)
