@@ -59,7 +59,7 @@ def pth(tmp_path: Path) -> Path:
 
 
 def convert(checkpoint: Path, *settings: str, **options: Any) -> Conversion:
-    options = {"resolution": 64, "out": checkpoint.parent / "made.safetensors"} | options
+    options = {"resolution": 64, "out": checkpoint.parent / "made.safetensors", **options}
     return mobilenetv2.convert(checkpoint, settings=settings, **options)
 
 
@@ -288,7 +288,7 @@ def test_a_folder_of_transformers_brings_its_labels(tmp_path: Path) -> None:
     config = transformers.MobileNetV2Config(depth_multiplier=0.35, id2label=names, label2id={})
     network = transformers.MobileNetV2ForImageClassification(config)
     network.save_pretrained(folder)
-    processor = {"image_mean": list(HALF), "image_std": list(HALF), "crop_size": {"height": 64, "width": 64}}
+    processor: dict[str, Any] = {"image_mean": list(HALF), "image_std": list(HALF), "crop_size": {"height": 64, "width": 64}}
     processor |= {"size": {"shortest_edge": 80}, "resample": 2}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     conversion = convert(folder, resolution=None, out=tmp_path / "made.safetensors")
