@@ -16,6 +16,8 @@ from mobilenetv2.numerics import NUMERICS
 from mobilenetv2.runtime.graph_network import fold_batch_norm
 
 _KINDS = {"float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int8": 9}
+# The first version that knows what is written here.
+_VERSIONS = {"DEQUANTIZE": 3, "DEPTHWISE_CONV_2D": 2}
 _FUSED = {"linear": 0, "relu": 1, "relu6": 3}
 RANGES = {"relu6": (0.0, 6.0), "relu": (0.0, 8.0), "linear": (-20.0, 20.0)}
 
@@ -180,7 +182,10 @@ def _serialized(file: File, given: int, wanted: int) -> bytes:
         tensors.append(table("Tensor", **parts))
     names = sorted({name for name, *_ in file.operators})
     codes = [getattr(schema.BuiltinOperator, name) for name in names]
-    records = [table("OperatorCode", DeprecatedBuiltinCode=code, BuiltinCode=code, Version=5) for code in codes]
+    records = [
+        table("OperatorCode", DeprecatedBuiltinCode=code, BuiltinCode=code, Version=_VERSIONS.get(name, 1))
+        for name, code in zip(names, codes, strict=True)
+    ]
     operators = []
     for name, inputs, output, options in file.operators:
         parts = {"OpcodeIndex": names.index(name), "Inputs": vector(inputs, ints), "Outputs": vector([output], ints)}

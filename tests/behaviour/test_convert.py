@@ -288,7 +288,11 @@ def test_a_folder_of_transformers_brings_its_labels(tmp_path: Path) -> None:
     config = transformers.MobileNetV2Config(depth_multiplier=0.35, id2label=names, label2id={})
     network = transformers.MobileNetV2ForImageClassification(config)
     network.save_pretrained(folder)
-    processor: dict[str, Any] = {"image_mean": list(HALF), "image_std": list(HALF), "crop_size": {"height": 64, "width": 64}}
+    processor: dict[str, Any] = {
+        "image_mean": list(HALF),
+        "image_std": list(HALF),
+        "crop_size": {"height": 64, "width": 64},
+    }
     processor |= {"size": {"shortest_edge": 80}, "resample": 2}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     conversion = convert(folder, resolution=None, out=tmp_path / "made.safetensors")

@@ -91,8 +91,11 @@ def _litert(checkpoint: Checkpoint, model: ModelFile) -> _Found:
     module = _module(*names)
     if module is None:
         return "LiteRT is not installed: pip install ai-edge-litert"
-    interpreter = module.Interpreter(model_path=str(checkpoint.path), num_threads=1)
-    interpreter.allocate_tensors()
+    try:
+        interpreter = module.Interpreter(model_path=str(checkpoint.path), num_threads=1)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        return f"LiteRT does not run this file ({str(error).splitlines()[0]})"
     (given,), (wanted, *_) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def answer(picture: NDArray[np.uint8]) -> NDArray[Any]:
