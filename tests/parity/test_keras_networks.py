@@ -12,7 +12,9 @@ import pytest
 import torch
 from peers import ours, relative_difference
 
+from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.weights.checkpoint import read_checkpoint
+from mobilenetv2.weights.conversion import convert
 from mobilenetv2.weights.states import match_state
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -86,3 +88,16 @@ def test_every_format_gives_keras_outputs(kind: str, alpha: float, tmp_path: Pat
         expected = torch.from_numpy(np.array(keras.ops.convert_to_numpy(sized(pictures, training=False))))
         with torch.inference_mode():
             assert relative_difference(mine(torch.from_numpy(pictures).permute(0, 3, 1, 2)), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_keras_itself_proves_a_conversion(ending: str, tmp_path: Path) -> None:
+    theirs = build("MobileNet", 0.25, 97)
+    randomize(theirs)
+    path = tmp_path / f"net{ending}"
+    (theirs.save_weights if ending == ".weights.h5" else theirs.save)(path)
+    conversion = convert(path, tmp_path / "made.safetensors", size_hw=(97, 97))
+    assert conversion.proof is not None
+    assert conversion.proof.reference.startswith("Keras ")
+    assert conversion.proof.agreement == 1
+    assert load_model_file(conversion.path).card.architecture.numerics == "keras"
