@@ -69,7 +69,7 @@ def test_a_pth_of_torchvision_is_recognised_and_proved(pth: Path) -> None:
     assert conversion.proof.reference.startswith("torchvision ")
     assert conversion.proof.agreement == 1
     assert conversion.proof.largest_difference is not None
-    assert conversion.proof.largest_difference < 1e-5
+    assert conversion.proof.largest_difference < 1e-4
     card = load_model_file(conversion.path).card
     assert card.architecture == Architecture(width=0.35, num_classes=3)
     assert card.preprocessing.resize == "crop"
@@ -104,14 +104,14 @@ def test_converting_then_exporting_keeps_the_answers(pth: Path, tmp_path: Path) 
     theirs.load_state_dict(torch.load(pth))
     model = convert(pth, "resize=stretch").path
     report = mobilenetv2.export(model, out=tmp_path / "m.onnx")
-    assert report.largest_difference < 1e-5
+    assert report.largest_difference < 1e-4
     picture = draw_pictures()[7][:64, :64]
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.inference_mode():
         pixels = (torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255 - mean) / std
         expected = theirs.eval()(pixels[None]).softmax(1)[0].numpy()
     found = mobilenetv2.load(tmp_path / "m.onnx").predict(picture)
-    np.testing.assert_allclose(found.scores, expected, atol=1e-5)  # type: ignore[union-attr]
+    np.testing.assert_allclose(found.scores, expected, atol=1e-4)  # type: ignore[union-attr]
 
 
 def test_what_a_training_wraps_around_is_taken_off(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_another_epsilon_is_worked_into_the_weights(pth: Path) -> None:
     with torch.inference_mode():
         expected = theirs.eval()(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255).softmax(1)[0].numpy()
     found = mobilenetv2.load(pth.parent / "made.safetensors").predict(picture)
-    np.testing.assert_allclose(found.scores, expected, atol=1e-5)  # type: ignore[union-attr]
+    np.testing.assert_allclose(found.scores, expected, atol=1e-4)  # type: ignore[union-attr]
     assert model.card.training["converted"]["batch_norm_eps"] == 0.01
 
 
