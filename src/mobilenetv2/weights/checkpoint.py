@@ -21,7 +21,7 @@ from safetensors.numpy import load as load_safetensors
 from mobilenetv2.errors import MissingExtraError, ModelFileError
 from mobilenetv2.files import reason
 from mobilenetv2.modelfile import CARD_KEY
-from mobilenetv2.weights.keras_file import read_keras
+from mobilenetv2.weights.keras_file import HDF5, read_keras
 from mobilenetv2.weights.tf_checkpoint import is_checkpoint_index, read_checkpoint_files
 from mobilenetv2.weights.tf_slim import slim_state
 from mobilenetv2.weights.tflite import Graph, read_tflite
@@ -29,10 +29,9 @@ from mobilenetv2.weights.tflite import Graph, read_tflite
 MAX_BYTES = 1 << 30  # the largest MobileNet is a fiftieth of this
 MAX_LABELS_BYTES = 1 << 20
 MAX_CONFIG_BYTES = 4 << 20
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _GZIP = b"\x1f\x8b"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a folder as the hub has them
-_ENDINGS = (".safetensors", ".keras", ".h5", ".weights", ".index", ".ckpt", ".tgz", ".tflite", ".pth", ".pt", ".tar")
+_ENDINGS = (".safetensors", ".keras", ".h5", ".weights", ".index", ".ckpt", ".tgz", ".tflite", ".pth", ".pt")
 _CONFIGS = ("config.json", "preprocessor_config.json")
 
 # What torch's reader says to a file that is something else; on arbitrary bytes it stumbles in many ways.
@@ -65,18 +64,7 @@ class Checkpoint:
         if self.path.name in _WEIGHTS:
             return self.path.resolve().parent.name
         name = self.path.name.partition(".data-")[0]
-        for ending in (
-            ".safetensors",
-            ".keras",
-            ".h5",
-            ".weights",
-            ".index",
-            ".ckpt",
-            ".tgz",
-            ".tflite",
-            ".pth",
-            ".pt",
-        ):
+        for ending in _ENDINGS:
             name = name.removesuffix(ending)
         return name
 
@@ -98,7 +86,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if content[4:8] == b"TFL3":
         graph = read_tflite(content, source=source)
         return Checkpoint(path=path, kind="TFLite", sha256=sha256, graph=graph, labels=_tflite_labels(content))
-    if content.startswith(_HDF5) or _holds(content, "model.weights.h5"):
+    if content.startswith(HDF5) or _holds(content, "model.weights.h5"):
         return Checkpoint(path=path, kind="Keras", sha256=sha256, state=read_keras(content, source=source))
     if is_checkpoint_index(content) or _is_archive(content) or _is_shard(path):
         variables = read_checkpoint_files(path)

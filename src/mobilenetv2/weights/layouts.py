@@ -44,8 +44,8 @@ class Layout:
         MobileNetV2. separable: the depthwise and the 1x1 convolution of a block of MobileNetV1, by its number from 0.
     classifier: the last layer; the first of these that is there.
     head: of a DeepLabv3 on MobileNetV2, our layer -> theirs; empty if the library has none.
-    numerics: a key of `numerics.NUMERICS`. mean_rgb, std_rgb, crop_fraction: what pictures go through.
-    resize, interpolation: as in `preprocessing.Preprocessing`.
+    numerics: a key of `numerics.NUMERICS`.
+    resize, crop_fraction, interpolation: what pictures go through, as in `preprocessing.Preprocessing`.
     """
 
     title: str
@@ -58,11 +58,18 @@ class Layout:
     classifier: tuple[str, ...] = ("classifier",)
     head: Mapping[str, Pair] = field(default_factory=dict)
     numerics: str = "torch"
-    mean_rgb: tuple[float, float, float] = IMAGENET_MEAN_RGB
-    std_rgb: tuple[float, float, float] = IMAGENET_STD_RGB
     resize: str = "crop"
     crop_fraction: float = 0.875
     interpolation: str = "bilinear"
+
+    @property
+    def mean_rgb(self) -> tuple[float, float, float]:
+        """What pictures go through, too: TensorFlow's libraries take -1..1, torch's ImageNet's own."""
+        return IMAGENET_MEAN_RGB if self.numerics == "torch" else HALF
+
+    @property
+    def std_rgb(self) -> tuple[float, float, float]:
+        return IMAGENET_STD_RGB if self.numerics == "torch" else HALF
 
     def layers(self, architecture: Architecture) -> dict[str, Pair]:
         """Our layer -> theirs, for every convolution of the network."""
@@ -134,16 +141,18 @@ def _of_pytorchcv(name: str) -> Pair:
     return Pair(f"{name}.conv", f"{name}.bn")
 
 
+# TF-Slim's words for the parts of a block, which keras-applications took over.
+_SLIM_PARTS = {"expand": "expand", "filter": "depthwise", "project": "project"}
+
+
 def _keras(place: Place) -> tuple[Pair, ...]:
     base = f"block_{place.number - 1}" if place.number > 1 else "expanded_conv"
-    names = {"expand": "expand", "filter": "depthwise", "project": "project"}
-    return tuple(Pair(f"{base}_{names[part]}", f"{base}_{names[part]}_BN") for part in place.parts)
+    return tuple(Pair(f"{base}_{_SLIM_PARTS[part]}", f"{base}_{_SLIM_PARTS[part]}_BN") for part in place.parts)
 
 
 def _slim(place: Place) -> tuple[Pair, ...]:
     base = f"MobilenetV2/expanded_conv_{place.number - 1}" if place.number > 1 else "MobilenetV2/expanded_conv"
-    names = {"expand": "expand", "filter": "depthwise", "project": "project"}
-    return tuple(_of_slim(f"{base}/{names[part]}") for part in place.parts)
+    return tuple(_of_slim(f"{base}/{_SLIM_PARTS[part]}") for part in place.parts)
 
 
 def _of_slim(name: str) -> Pair:
@@ -204,8 +213,6 @@ LAYOUTS = (
             "classifier": Pair("segmentation_head.classifier.convolution", ""),
         },
         numerics="tf",
-        mean_rgb=HALF,
-        std_rgb=HALF,
     ),
     Layout(
         title="transformers",
@@ -214,8 +221,6 @@ LAYOUTS = (
         stem=_of_transformers("mobilenet_v1.conv_stem"),
         separable=_transformers_v1,
         numerics="tf",
-        mean_rgb=HALF,
-        std_rgb=HALF,
     ),
     Layout(
         title="TF-Slim",
@@ -232,8 +237,6 @@ LAYOUTS = (
             "classifier": Pair("logits/semantic", ""),
         },
         numerics="tf",
-        mean_rgb=HALF,
-        std_rgb=HALF,
         resize="central",
         interpolation="sampled",
     ),
@@ -245,8 +248,6 @@ LAYOUTS = (
         separable=_slim_v1,
         classifier=("MobilenetV1/Logits/Conv2d_1c_1x1",),
         numerics="tf",
-        mean_rgb=HALF,
-        std_rgb=HALF,
         resize="central",
         interpolation="sampled",
     ),
@@ -259,8 +260,6 @@ LAYOUTS = (
         block=_keras,
         classifier=("predictions", "dense"),
         numerics="tf",
-        mean_rgb=HALF,
-        std_rgb=HALF,
     ),
     Layout(
         title="keras-applications",
@@ -270,8 +269,6 @@ LAYOUTS = (
         separable=_keras_v1,
         classifier=("conv_preds", "predictions", "dense"),
         numerics="keras",
-        mean_rgb=HALF,
-        std_rgb=HALF,
     ),
     Layout(
         title="timm",

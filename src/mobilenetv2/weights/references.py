@@ -20,6 +20,7 @@ from mobilenetv2.preprocessing import normalize
 from mobilenetv2.runtime.segment import decode
 from mobilenetv2.segmenter import Segmenter
 from mobilenetv2.weights.checkpoint import Checkpoint
+from mobilenetv2.weights.states import plain
 
 # (H, W, 3) uint8, of the input's size -> probabilities (classes,), or a mask (H, W).
 Answer = Callable[[NDArray[np.uint8]], NDArray[Any]]
@@ -168,9 +169,7 @@ def _of_torch(title: str, network: Any, checkpoint: Checkpoint, model: ModelFile
     import torch
 
     own = network.state_dict()
-    state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in checkpoint.state.items()}
-    # Trainings in several processes put this before every name.
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in plain(checkpoint.state).items()}
     if own.keys() - state.keys() - {name for name in own if name.endswith("num_batches_tracked")}:
         return f"{title} does not build the network that this file is of"
     network.load_state_dict(state, strict=False)

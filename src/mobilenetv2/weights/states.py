@@ -54,7 +54,7 @@ def match_state(
     Raises ModelFileError if no library has such names, no width and rounding rule fits the shapes, there are layers
     more or less than the network has, or the numbers are not finite.
     """
-    state = _plain(state)
+    state = plain(state)
     layout = next((one for one in LAYOUTS if all(f"{mark}.weight" in state for mark in one.marks)), None)
     if layout is None:
         titles = ", ".join(dict.fromkeys(one.title for one in LAYOUTS))
@@ -74,12 +74,18 @@ def match_state(
             f"{source}: has the names of a {layout.network} of {layout.title}, but its channels are of no known width "
             "and rounding rule"
         )
-    if layout.head and all(f"{pair.convolution}.weight" in state for pair in layout.head.values()):
-        return _segmenter(layout, architecture, names, state, source, output_stride or 16, dilation, eps)
-    return _classifier(layout, architecture, names, state, source, output_stride or 32, dilation, eps)
+    segments = bool(layout.head) and all(f"{pair.convolution}.weight" in state for pair in layout.head.values())
+    architecture = replace(architecture, output_stride=output_stride or (16 if segments else 32), dilation=dilation)
+    if segments:
+        network, taken, state = _segmenter(layout, architecture, names, state)
+    else:
+        network, taken, state = _classifier(layout, architecture, names, state, source)
+    own = NUMERICS[network.numerics].batch_norm_eps
+    tensors = _tensors(network, taken, state, source)
+    return Matched(layout, network, _with_eps(tensors, eps or own, own), eps or own)
 
 
-def _plain(state: State) -> State:
+def plain(state: State) -> State:
     """Without what wrappers put in front of every name, and with torch's names for Paddle's statistics."""
     for prefix in ("module.", "_orig_mod.", "model."):
         if all(name.startswith(prefix) for name in state):
@@ -106,16 +112,13 @@ def _fits(plans: Sequence[Convolution], names: Mapping[str, Pair], state: State)
     return True
 
 
+# The network, its tensors' names -> theirs, and the state as it is to be read.
+_Reading = tuple[Architecture | Segmenter, dict[str, str], State]
+
+
 def _classifier(
-    layout: Layout,
-    architecture: Architecture,
-    names: Mapping[str, Pair],
-    state: State,
-    source: str,
-    output_stride: int,
-    dilation: Dilation,
-    eps: float | None,
-) -> Matched:
+    layout: Layout, architecture: Architecture, names: Mapping[str, Pair], state: State, source: str
+) -> _Reading:
     classifier = next((name for name in layout.classifier if f"{name}.weight" in state), None)
     if classifier is None:
         raise ModelFileError(
@@ -129,32 +132,21 @@ def _classifier(
         weight = weight.T
     bias = state.get(f"{classifier}.bias", np.zeros(weight.shape[:1], np.float32))
     state = {**state, f"{classifier}.weight": weight, f"{classifier}.bias": bias}
-    architecture = replace(architecture, num_classes=len(weight), output_stride=output_stride, dilation=dilation)
+    architecture = replace(architecture, num_classes=len(weight))
     taken = {f"classifier.{part}": f"{classifier}.{part}" for part in ("weight", "bias")}
     for plan in trunk(architecture):
         taken |= _names(plan.name, names[plan.name])
-    return Matched(
-        layout, architecture, _tensors(architecture, taken, state, source, eps), eps or _own_eps(architecture)
-    )
+    return architecture, taken, state
 
 
-def _segmenter(
-    layout: Layout,
-    architecture: Architecture,
-    names: Mapping[str, Pair],
-    state: State,
-    source: str,
-    output_stride: int,
-    dilation: Dilation,
-    eps: float | None,
-) -> Matched:
+def _segmenter(layout: Layout, architecture: Architecture, names: Mapping[str, Pair], state: State) -> _Reading:
     segmenter = Segmenter(
         width=architecture.width,
         num_classes=len(state[f"{layout.head['classifier'].convolution}.weight"]),
         numerics=architecture.numerics,
-        output_stride=output_stride,
+        output_stride=architecture.output_stride,
         rounding=architecture.rounding,
-        dilation=dilation,
+        dilation=architecture.dilation,
     )
     layers = segmenter_layers(segmenter)
     theirs = layout.head["classifier"].convolution
@@ -166,7 +158,7 @@ def _segmenter(
     # A classifier's last layers, where the network was first trained on ImageNet, are of no use here.
     rest = (*names["last"], *layout.classifier)
     state = {name: array for name, array in state.items() if name.rpartition(".")[0] not in rest}
-    return Matched(layout, segmenter, _tensors(segmenter, taken, state, source, eps), eps or _own_eps(segmenter))
+    return segmenter, taken, state
 
 
 def _names(layer: str, pair: Pair) -> dict[str, str]:
@@ -176,9 +168,7 @@ def _names(layer: str, pair: Pair) -> dict[str, str]:
     }
 
 
-def _tensors(
-    network: Architecture | Segmenter, taken: Mapping[str, str], state: State, source: str, eps: float | None
-) -> Tensors:
+def _tensors(network: Architecture | Segmenter, taken: Mapping[str, str], state: State, source: str) -> Tensors:
     tensors: Tensors = {}
     for name, shape in tensor_shapes(network):
         theirs = taken[name]
@@ -187,23 +177,26 @@ def _tensors(
         array = state[theirs]
         if array.shape != shape:
             raise ModelFileError(f"{source}: {theirs!r} has shape {array.shape}, the network needs {shape}")
-        tensors[name] = checked(array, f"{source}: {theirs!r}", positive=name.endswith(".running_var"))
+        tensors[name] = _checked(array, f"{source}: {theirs!r}", positive=name.endswith(".running_var"))
     for name in state.keys() - set(taken.values()):
         if name.rpartition(".")[2] not in _IDLE:
             raise ModelFileError(f"{source}: has a tensor {name!r} more than the network; nothing may be left out")
-    own = _own_eps(network)
-    if eps is not None and eps != own:
-        for name in [name for name in tensors if name.endswith(".norm.weight") and not name.startswith("head.")]:
-            variance = tensors[f"{name.removesuffix('.weight')}.running_var"].astype(np.float64)
-            tensors[name] = (tensors[name] * np.sqrt((variance + own) / (variance + eps))).astype(np.float32)
     return tensors
 
 
-def _own_eps(network: Architecture | Segmenter) -> float:
-    return NUMERICS[network.numerics].batch_norm_eps
+def _with_eps(tensors: Tensors, eps: float, own: float) -> Tensors:
+    """Batch norms that were trained with `eps`, changed to do the same with `own`; a head's has its own anyway."""
+    if eps == own:
+        return tensors
+    changed = {}
+    for name in tensors:
+        if name.endswith(".norm.weight") and not name.startswith("head."):
+            variance = tensors[f"{name.removesuffix('.weight')}.running_var"].astype(np.float64)
+            changed[name] = (tensors[name] * np.sqrt((variance + own) / (variance + eps))).astype(np.float32)
+    return tensors | changed
 
 
-def checked(array: NDArray[Any], place: str, *, positive: bool = False) -> NDArray[np.float32]:
+def _checked(array: NDArray[Any], place: str, *, positive: bool = False) -> NDArray[np.float32]:
     """A copy as float32. Raises ModelFileError that begins with `place` if it has other numbers than finite ones."""
     if array.dtype.kind not in "fV" or not np.isfinite(array.astype(np.float32)).all():
         raise ModelFileError(f"{place} does not hold finite floating point numbers; the file is damaged")

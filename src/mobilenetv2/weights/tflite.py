@@ -70,7 +70,6 @@ class Graph:
 
     size_hw: of the input. mean_std: of its levels, 0..1, where it takes levels; None where it takes floats.
     input_range: as the ranges of a layer. operators: their names. quantized: whether kernels are stored in 8 bits.
-    aligned: whether every enlargement keeps corners on corners.
     """
 
     size_hw: tuple[int, int]
@@ -79,7 +78,6 @@ class Graph:
     layers: tuple[Layer, ...]
     operators: tuple[str, ...]
     quantized: bool
-    aligned: bool
 
 
 def read_tflite(content: bytes, *, source: str) -> Graph:
@@ -128,7 +126,6 @@ class _Reader:
         # Float constants that the file stores in 16 bits, behind the operator that widens them.
         self.constants: dict[int, NDArray[np.float32]] = {}
         self.quantized = False
-        self.aligned = True
         self.bytes_read = 0
 
     def graph(self) -> Graph:
@@ -148,7 +145,6 @@ class _Reader:
             layers=tuple(self.layers),
             operators=tuple(operators),
             quantized=self.quantized,
-            aligned=self.aligned,
         )
 
     def _operator(self, operator: Any) -> str:
@@ -187,7 +183,7 @@ class _Reader:
         elif name == "SHAPE" or (name in _OF_SHAPES and not self._reads_a_map(operator)):
             self.values[output] = _Value(())
         elif name == "BATCH_TO_SPACE_ND" or name in _PASSING:
-            self._pass(operator, name)
+            self.values[output] = replace(self.values[first], block=1)
         else:
             raise ModelFileError(f"{self.source}: has an operator {name}, which no MobileNet has")
         return name
@@ -195,13 +191,6 @@ class _Reader:
     def _reads_a_map(self, operator: Any) -> bool:
         inputs = (operator.Inputs(at) for at in range(operator.InputsLength()))
         return any(self.values[each].origins for each in inputs if each in self.values)
-
-    def _pass(self, operator: Any, name: str) -> None:
-        if name == "RESIZE_BILINEAR":
-            options = self._options(operator, self.schema.ResizeBilinearOptions())
-            # Of one pixel, every way of enlarging makes the same.
-            self.aligned &= bool(options.AlignCorners()) or self._shape(operator.Inputs(0))[1:3] == [1, 1]
-        self.values[operator.Outputs(0)] = replace(self.values[operator.Inputs(0)], block=1)
 
     def _add(self, operator: Any) -> None:
         """A shortcut: the later layer of the two takes what the earlier one adds."""
