@@ -107,10 +107,8 @@ def convert_checkpoint(
     options = conventions or Conventions()
     source = str(checkpoint.path)
     found = _from_graph(checkpoint, options) if checkpoint.graph else _from_state(checkpoint, options)
-    architecture, task = (
-        found["architecture"],
-        "segment" if isinstance(found["architecture"], Segmenter) else "classify",
-    )
+    architecture = found["architecture"]
+    task = "segment" if isinstance(architecture, Segmenter) else "classify"
     try:
         preprocessing = _preprocessing(found["preprocessing"], options, size_hw, task)
     except (TypeError, ValueError) as error:
@@ -120,7 +118,6 @@ def convert_checkpoint(
     if offset < 0:
         offset = int(task == "classify" and architecture.num_classes == IMAGENET_CLASSES + 1)
     names, origin = _labels(checkpoint, architecture, labels, offset)
-    padding = NUMERICS[architecture.numerics].padding
     rounded = bool(found["ranges"]) and options.activations == "rounded"
     recognised = {
         "file": checkpoint.kind,
@@ -128,7 +125,7 @@ def convert_checkpoint(
         "network": architecture.name if task == "classify" else f"{architecture.name} on {architecture.backbone}",
         "width": architecture.width,
         "channel_rounding": architecture.rounding,
-        "padding": padding,
+        "padding": NUMERICS[architecture.numerics].padding,
         "batch_norm_eps": found["eps"],
         "output_stride": architecture.output_stride,
         "dilation": architecture.dilation,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.preprocessing import normalize
+from mobilenetv2.runtime.answers import softmax
 from mobilenetv2.runtime.segment import decode
 from mobilenetv2.segmenter import Segmenter
 from mobilenetv2.weights.checkpoint import Checkpoint
@@ -116,19 +117,13 @@ def _litert(checkpoint: Checkpoint, model: ModelFile) -> _Found:
             # Classes, or the logits they are the largest of.
             return _mask(found.argmax(axis=-1) if found.shape[-1:] == (len(model.card.labels),) else found)
         has_softmax = checkpoint.graph is not None and "SOFTMAX" in checkpoint.graph.operators
-        return found.reshape(-1) if has_softmax else _softmax(found)
+        return found.reshape(-1) if has_softmax else softmax(found.reshape(-1))
 
     return "LiteRT", answer
 
 
 def _mask(found: NDArray[Any]) -> NDArray[np.uint8]:
     return found.reshape(found.shape[:2]).astype(np.uint8)
-
-
-def _softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    flat = logits.astype(np.float64).reshape(-1)
-    powers = np.exp(flat - flat.max())
-    return np.asarray(powers / powers.sum())
 
 
 def _torchvision(checkpoint: Checkpoint, model: ModelFile) -> _Found:
@@ -179,7 +174,7 @@ def _of_torch(title: str, network: Any, checkpoint: Checkpoint, model: ModelFile
         with torch.inference_mode():
             found = network(torch.from_numpy(normalize(picture, model.card.preprocessing))[None])
         logits: NDArray[np.float32] = getattr(found, "logits", found)[0].numpy()
-        return decode(logits, picture.shape[:2]) if model.card.task == "segment" else _softmax(logits)
+        return decode(logits, picture.shape[:2]) if model.card.task == "segment" else softmax(logits)
 
     return title, answer
 
