@@ -7,6 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mobilenetv2.errors import ImageError, MissingExtraError, UserError, did_you_mean
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.runtime.images import expand_sources
@@ -16,31 +18,35 @@ if TYPE_CHECKING:
     from mobilenetv2.data.diagnosis import Diagnosis
     from mobilenetv2.description import Description
     from mobilenetv2.evaluation import AnyEvaluation
-    from mobilenetv2.exports.onnx import ExportReport
+    from mobilenetv2.exports.export import ExportReport
     from mobilenetv2.paper.page import Exhibit
     from mobilenetv2.predictions import Prediction
     from mobilenetv2.weights.catalogue import ModelRow
     from mobilenetv2.weights.conversion import Conversion
 
-EXPORT_TARGETS = ("onnx",)
+
+# Of those that 8 bits are calibrated with, so many show what they changed.
+PROOF_PICTURES = 64
 
 
 def predict(
     *sources: str | PathLike[str],
     model: str | PathLike[str] = DEFAULT_MODEL,
+    engine: str | None = None,
     threads: int | None = None,
     score_threshold: float | None = None,
     tiles: bool = False,
 ) -> Iterator[Prediction | ImageError]:
     """The answer for every picture of paths, folders, globs, addresses and '-' (stdin), one after another.
 
+    engine: what computes the network, a name of `runtime.engines.ENGINES`; None for the model's own.
     score_threshold: of a detector, 0..1; None for the model's own. tiles: of a segmenter, whether large pictures are
     looked at piece by piece, at their own resolution.
     A picture that cannot be read yields its ImageError, and the others go on. For single pictures in
     memory use `mobilenetv2.load(model).predict(...)`.
     Raises UserError if there are no pictures, ModelFileError for the model.
     """
-    predictor = load(model, threads=threads, score_threshold=score_threshold, tiles=tiles)
+    predictor = load(model, engine=engine, threads=threads, score_threshold=score_threshold, tiles=tiles)
     for source in expand_sources([str(source) for source in sources]):
         try:
             yield predictor.predict(source)
@@ -116,16 +122,18 @@ def evaluate(
     data: str | PathLike[str],
     *,
     split: str | None = None,
+    engine: str | None = None,
     threads: int | None = None,
     skip_bad: bool = False,
 ) -> AnyEvaluation:
     """Measure a model on labelled pictures, through the runtime that `predict` uses.
 
+    model, engine, threads: as `load` takes them.
     split: by default `val`, or the only split there is. Raises UserError.
     """
     from mobilenetv2.evaluation import evaluate as measure
 
-    return measure(load(model, threads=threads), Path(data), split=split, skip_bad=skip_bad)
+    return measure(load(model, engine=engine, threads=threads), Path(data), split=split, skip_bad=skip_bad)
 
 
 def export(
@@ -133,22 +141,38 @@ def export(
     *,
     to: str = "onnx",
     out: str | PathLike[str] | None = None,
+    int8: bool = False,
+    calibrate: str | PathLike[str] | None = None,
     pictures: Sequence[Any] | None = None,
 ) -> ExportReport:
     """Write a model for another runtime, and prove that it answers as this one does.
 
-    out: by default the model's name with the target's ending, in the current folder. pictures: paths, folders or
-    globs to prove it with. Raises UserError, and leaves no file, if the two disagree.
+    to: a name of `exports.target.TARGETS`. out: by default the model's name with the target's, in the current folder.
+    int8: in 8 bits. calibrate: for that, a folder or `.zip` of pictures like those that the model is for, best its
+    training data; not needed after `train --qat`. pictures: paths, folders or globs to prove it with.
+    Raises UserError, and leaves no file, if the two disagree.
     """
-    if to not in EXPORT_TARGETS:
-        known = ", ".join(EXPORT_TARGETS)
-        raise UserError(f"export target {to!r} is not known{did_you_mean(to, EXPORT_TARGETS)}; it can be {known}")
-    from mobilenetv2.exports.onnx import export_onnx
+    from mobilenetv2.data.tree import decode
+    from mobilenetv2.exports.calibration import calibration_pictures
+    from mobilenetv2.exports.export import export_model
+    from mobilenetv2.exports.target import find_target
+    from mobilenetv2.preprocessing import preprocess
 
-    path = find_model(model)
-    target = Path(out) if out else Path(f"{path.stem}.onnx")
-    proof = list(expand_sources([str(picture) for picture in pictures])) if pictures else None
-    return export_onnx(load_model_file(path), target, pictures=proof)
+    target, path = find_target(to), find_model(model)
+    if calibrate is not None and not int8:
+        raise UserError(f"calibrate {calibrate}: is for 8 bits; add --int8, or leave it out")
+    loaded = load_model_file(path)
+    proof: list[Any] | None = list(expand_sources([str(picture) for picture in pictures])) if pictures else None
+    images = None
+    if calibrate is not None:
+        tree, names = calibration_pictures(Path(calibrate), loaded.card)
+        shown = [decode(tree, name) for name in names]
+        images = np.stack([preprocess(picture, loaded.card.preprocessing) for picture in shown])
+        # Drawn pictures say little about 8 bits.
+        proof = proof or shown[:PROOF_PICTURES]
+    precision = "int8" if int8 else "float32"
+    place = Path(out) if out else target.path(path.stem, precision)
+    return export_model(loaded, target, place, int8=int8, calibration=images, pictures=proof)
 
 
 def convert(

@@ -27,6 +27,9 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one: class folders, boxes or masks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Engine = Annotated[
+    str | None, typer.Option(help="onnxruntime, openvino, litert, executorch or ncnn; the model's own by default.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all processors by default.")]
 
 
@@ -69,9 +72,7 @@ def predict(
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Picture, folder, glob, URL, or - (stdin).")
     ],
-    model: Annotated[
-        str, typer.Option(help="A model file, an exported .onnx, or the name of a model in the box.")
-    ] = "cifar10",
+    model: Annotated[str, typer.Option(help="A model file, an export, or the name of a model in the box.")] = "cifar10",
     as_json: AsJson = False,
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each picture with its answer here; masks too.")
@@ -85,6 +86,7 @@ def predict(
         bool, typer.Option("--tiles", help="Segment large pictures piece by piece, at their own resolution.")
     ] = False,
     polygons: Annotated[bool, typer.Option("--polygons", help="With --json, outlines of segments too.")] = False,
+    engine: Engine = None,
     threads: Threads = None,
 ) -> None:
     """Say what pictures show, and where."""
@@ -94,7 +96,7 @@ def predict(
     from mobilenetv2.runtime.images import STDIN, Source, expand_sources, read_stdin
     from mobilenetv2.runtime.predictor import load
 
-    predictor = load(model, threads=threads, score_threshold=threshold, tiles=tiles)
+    predictor = load(model, engine=engine, threads=threads, score_threshold=threshold, tiles=tiles)
     if coco is not None and predictor.card.task != "detect":
         raise UserError(f"--coco {coco}: {model} finds no boxes; give a detector by --model")
     failed, taken = False, set[str]()
@@ -209,7 +211,7 @@ def _sides(text: str) -> int | tuple[int, int]:
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model file, an exported .onnx, or the name of a model in the box.")],
+    model: Annotated[str, typer.Argument(help="A model file, an export, or the name of a model in the box.")],
     data: Data,
     split: Annotated[str | None, typer.Option(help="train, val or test; val, or the only one, by default.")] = None,
     as_json: AsJson = False,
@@ -218,13 +220,14 @@ def evaluate(
         typer.Option(metavar="DIR", help="Write evaluation.json and plots here; of a detector COCO results too."),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without pictures that cannot be read.")] = False,
+    engine: Engine = None,
     threads: Threads = None,
 ) -> None:
     """Measure a model on labelled pictures."""
     from mobilenetv2 import api
 
     began = time.monotonic()
-    evaluation = api.evaluate(model, data, split=split, threads=threads, skip_bad=skip_bad)
+    evaluation = api.evaluate(model, data, split=split, engine=engine, threads=threads, skip_bad=skip_bad)
     print(json.dumps(evaluation.to_dict(), ensure_ascii=False) if as_json else evaluation.to_text())
     if save is not None:
         from mobilenetv2.evaluation import DetectionEvaluation
@@ -245,9 +248,14 @@ def evaluate(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A model file, or the name of a model in the box.")],
-    to: Annotated[str, typer.Option(help="onnx")] = "onnx",
+    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, coreml or ncnn.")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="By default the model's name, in this folder.")
+        Path | None, typer.Option(metavar="FILE|DIR", help="By default the model's name, in this folder.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="In 8 bits.")] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For 8 bits: a folder or .zip of pictures, best the training data."),
     ] = None,
     pictures: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE", help="Pictures, folders or globs to prove the export with.")
@@ -256,7 +264,7 @@ def export(
     """Write a model for another runtime, and prove that it answers the same."""
     from mobilenetv2 import api
 
-    report = api.export(model, to=to, out=out, pictures=pictures)
+    report = api.export(model, to=to, out=out, int8=int8, calibrate=calibrate, pictures=pictures)
     print(report.path)
     _say(report.to_text())
 

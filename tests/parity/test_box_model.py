@@ -17,8 +17,9 @@ from mobilenetv2.anchors import anchor_grid
 from mobilenetv2.architecture import Architecture
 from mobilenetv2.data.boxed import read_boxes_of_split
 from mobilenetv2.data.tree import decode as decode_picture
-from mobilenetv2.exports.onnx import export_onnx
+from mobilenetv2.exports.export import export_model
 from mobilenetv2.exports.parity import compare
+from mobilenetv2.exports.target import TARGETS
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.networks.ssd import build_detector
 from mobilenetv2.predictions import Classification, Detections
@@ -34,7 +35,7 @@ def test_the_exported_file_answers_like_the_trained_network(shared_data: Path, t
     assert isinstance(model.card.architecture, Architecture)
     network = ours(model.card.architecture, model.tensors)
     exported = tmp_path / "cifar10.onnx"
-    export_onnx(model, exported)
+    export_model(model, TARGETS["onnx"], exported)
     predictor = load(exported, threads=1)
     with zipfile.ZipFile(shared_data / "imagenet-sample-200.zip") as archive:
         contents = {name: archive.read(name) for name in archive.namelist() if name.endswith(".jpg")}
@@ -61,7 +62,7 @@ def test_the_exported_detector_finds_what_the_trained_network_does(shared_data: 
     network.load_state_dict({name: torch.from_numpy(array) for name, array in model.tensors.items()}, strict=False)
     network.eval()
     exported = tmp_path / "bccd.onnx"
-    export_onnx(model, exported)
+    export_model(model, TARGETS["onnx"], exported)
     predictor = load(exported, threads=1, score_threshold=0.01)
     anchors = anchor_grid(model.card.preprocessing.size_hw, detector.anchors)
     boxes = 0

@@ -17,7 +17,8 @@ from mobilenetv2.data.masked import read_masks_of_split
 from mobilenetv2.data.tree import decode as decode_picture
 from mobilenetv2.errors import ExportError, ModelFileError
 from mobilenetv2.exports import onnx as target
-from mobilenetv2.exports.onnx import export_onnx
+from mobilenetv2.exports.export import export_model
+from mobilenetv2.exports.target import TARGETS
 from mobilenetv2.modelfile import ModelFile, load_model_file
 from mobilenetv2.networks.deeplab_v3 import build_segmenter, upsample
 from mobilenetv2.predictions import Segmentation
@@ -72,7 +73,7 @@ def test_a_batch_is_answered_like_its_pictures(random_segmenter: RandomSegmenter
 
 def test_the_export_is_proved(random_segmenter: RandomSegmenter, tmp_path: Path) -> None:
     model = random_segmenter(preprocessing=Preprocessing(size_hw=(33, 49)), decoder="light")
-    report = export_onnx(model, tmp_path / "m.onnx")
+    report = export_model(model, TARGETS["onnx"], tmp_path / "m.onnx")
     assert report.pictures == 9
     assert report.pixels == sum(picture.shape[0] * picture.shape[1] for picture in draw_pictures())
     assert report.pixels is not None
@@ -91,7 +92,7 @@ def test_an_export_that_answers_otherwise_is_not_written(
     model, other = (random_segmenter(preprocessing=Preprocessing(size_hw=(33, 49)), seed=seed) for seed in (0, 1))
     monkeypatch.setattr(target, "picture_graph", lambda _: picture_graph(other))
     with pytest.raises(ExportError, match=r"pixels another class than the model file, allowed are 0\.1%"):
-        export_onnx(model, tmp_path / "m.onnx")
+        export_model(model, TARGETS["onnx"], tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 
 
@@ -114,7 +115,7 @@ def test_the_model_in_the_box(shared_data: Path, tmp_path: Path) -> None:
         pytest.skip("needs the model in the box")
     model = load_model_file(find_model("camvid"))
     exported = tmp_path / "camvid.onnx"
-    export_onnx(model, exported)
+    export_model(model, TARGETS["onnx"], exported)
     predictor = load(exported, threads=1)
     tree, _, pictures = read_masks_of_split(shared_data / "camvid.zip", model.card.labels)
     different = 0

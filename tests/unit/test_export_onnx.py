@@ -17,8 +17,9 @@ from PIL import Image
 from conftest import RandomDetector, RandomModel
 from mobilenetv2.errors import ExportError, ImageError, UserError
 from mobilenetv2.exports import onnx as export
-from mobilenetv2.exports.onnx import ExportReport, export_onnx
+from mobilenetv2.exports.export import ExportReport, export_model
 from mobilenetv2.exports.parity import compare
+from mobilenetv2.exports.target import TARGETS
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.postprocessing import Postprocessing, Scores
 from mobilenetv2.predictions import Classification, Detections
@@ -81,7 +82,7 @@ def test_the_exported_file_answers_like_the_model_file(
     model = unsure(random_model(preprocessing=preprocessing, numerics=numerics))
     model.save(tmp_path / "m.safetensors")
     path = tmp_path / "m.onnx"
-    report = export_onnx(model, path)
+    report = export_model(model, TARGETS["onnx"], path)
     assert report == ExportReport(
         path=path, pictures=9, largest_difference=report.largest_difference, file_bytes=path.stat().st_size
     )
@@ -132,11 +133,11 @@ def test_a_graph_that_differs_is_not_written(
     out.mkdir()
     small = drawn[3:5]
     with pytest.raises(ExportError, match=r"^picture \d: the exported model answers .* was not written$"):
-        export_onnx(model, out / "m.onnx", pictures=small)
+        export_model(model, TARGETS["onnx"], out / "m.onnx", pictures=small)
     path = tmp_path / "a photo.png"
     Image.fromarray(drawn[5]).save(path)
     with pytest.raises(ExportError, match=f"^{path}: ") as caught:
-        export_onnx(model, out / "m.onnx", pictures=[path])
+        export_model(model, TARGETS["onnx"], out / "m.onnx", pictures=[path])
     assert "\n" not in str(caught.value)
     assert list(out.iterdir()) == []
 
@@ -146,7 +147,7 @@ def test_answers_that_are_no_numbers_are_not_written(
 ) -> None:
     monkeypatch.setattr(PictureEngine, "run", lambda *_, **__: (np.full((1, 6), np.nan, np.float32),))
     with pytest.raises(ExportError, match="largest difference nan"):
-        export_onnx(model, tmp_path / "m.onnx")
+        export_model(model, TARGETS["onnx"], tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,7 +176,7 @@ def test_the_exported_detector_answers_like_the_model_file(
         numerics=numerics,
     )
     path = tmp_path / "m.onnx"
-    report = export_onnx(model, path)
+    report = export_model(model, TARGETS["onnx"], path)
     assert report.boxes is not None
     assert report.least_iou is not None
     assert report.boxes >= 9 * 50
@@ -231,7 +232,7 @@ def test_a_detector_that_differs_is_not_written(
     monkeypatch.setattr(export, "picture_graph", lambda whole: picture_graph(tamper(whole)))
     message = r"^picture \d: the (exported model|model file) finds 'class \d' \(0\.\d+\) at .* was not written$"
     with pytest.raises(ExportError, match=message) as caught:
-        export_onnx(detector, tmp_path / "m.onnx", pictures=drawn[3:])
+        export_model(detector, TARGETS["onnx"], tmp_path / "m.onnx", pictures=drawn[3:])
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -241,15 +242,15 @@ def test_a_detector_that_finds_nothing_is_not_proven(detector: ModelFile, tmp_pa
     for index in range(6):
         model = changed(model, f"class_heads.{index}.predict.bias", lambda bias: bias - np.float32(1000))
     with pytest.raises(UserError, match=r"^nothing was found in the pictures.*m\.onnx was not written$"):
-        export_onnx(model, tmp_path / "m.onnx", pictures=drawn[:2])
+        export_model(model, TARGETS["onnx"], tmp_path / "m.onnx", pictures=drawn[:2])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_proven_is_not_written(model: ModelFile, tmp_path: Path, drawn: Drawn) -> None:
     with pytest.raises(UserError, match=r"no pictures to check .*m\.onnx was not written"):
-        export_onnx(model, tmp_path / "m.onnx", pictures=[])
+        export_model(model, TARGETS["onnx"], tmp_path / "m.onnx", pictures=[])
     with pytest.raises(ImageError, match=r"none\.png: "):
-        export_onnx(model, tmp_path / "m.onnx", pictures=[drawn[0], "none.png"])
+        export_model(model, TARGETS["onnx"], tmp_path / "m.onnx", pictures=[drawn[0], "none.png"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -263,11 +264,11 @@ def test_a_full_disk_leaves_the_old_file(
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="the disk is full"):
-        export_onnx(model, path, pictures=drawn[:1])
+        export_model(model, TARGETS["onnx"], path, pictures=drawn[:1])
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UserError, match="cannot be written"):
-        export_onnx(model, tmp_path / "none" / "m.onnx", pictures=drawn[:1])
+        export_model(model, TARGETS["onnx"], tmp_path / "none" / "m.onnx", pictures=drawn[:1])
 
 
 def test_the_report_in_one_line() -> None:

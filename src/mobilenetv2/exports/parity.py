@@ -14,6 +14,10 @@ from mobilenetv2.predictions import Classification, Detections, Prediction, Segm
 MAX_DIFFERENCE = 1e-3
 LEAST_IOU = 0.99
 LEAST_AGREEMENT = 0.999
+# The least mean of `agreement` that an export in 8 bits must have.
+LEAST_INT8_AGREEMENT = 0.85
+# Boxes that belong together overlap by that much at least, as in AP50.
+_SAME_BOX = 0.5
 # Boxes whose edges are this near are the same, in pixels: one beyond the picture has no area that could overlap.
 _SAME_EDGES = 1e-3
 
@@ -51,6 +55,28 @@ def compare(expected: Prediction, found: Prediction, card: Card) -> Comparison:
         return _compare_boxes(expected, found, card)
     if isinstance(expected, Segmentation) and isinstance(found, Segmentation):
         return _compare_masks(expected, found)
+    raise TypeError(f"{type(expected).__name__} and {type(found).__name__} cannot be compared")
+
+
+def agreement(expected: Prediction, found: Prediction) -> float:
+    """How much of an answer 8 bits have kept, 0..1.
+
+    Of a classification 1 if the best class is the same, else 0; of a mask the share of pixels that are of the same
+    class; of boxes the F1 score of those found against those expected, where two belong together that are of one class
+    and overlap by half (1 if there are none on either side).
+    """
+    if isinstance(expected, Classification) and isinstance(found, Classification):
+        return float(found.best.index == expected.best.index)
+    if isinstance(expected, Segmentation) and isinstance(found, Segmentation):
+        return float((expected.mask == found.mask).mean())
+    if isinstance(expected, Detections) and isinstance(found, Detections):
+        if not len(expected) and not len(found):
+            return 1.0
+        same = pairwise_iou(expected.boxes_xyxy, found.boxes_xyxy) >= _SAME_BOX
+        same &= expected.labels[:, None] == found.labels[None]
+        # Each box is used once: no more belong together than have a partner on either side.
+        together = min(int(same.any(axis=0).sum()), int(same.any(axis=1).sum()))
+        return 2 * together / (len(expected) + len(found))
     raise TypeError(f"{type(expected).__name__} and {type(found).__name__} cannot be compared")
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mobilenetv2.errors import ModelFileError, UserError
 from mobilenetv2.modelfile import CARD_KEY, Card, ModelFile
-from mobilenetv2.runtime.graph import network_graph
+from mobilenetv2.runtime.graph import PRECISION_KEY, network_graph
 from mobilenetv2.runtime.graph_detect import IOU_THRESHOLD, SCORE_THRESHOLD
 
 if TYPE_CHECKING:
@@ -42,13 +42,16 @@ class PictureEngine:
         self._damaged = f"{source}: is damaged, or not an .onnx file that onnxruntime can run"
         try:
             self._session = open_session(content, threads=threads)
-            card = self._session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            card = metadata.get(CARD_KEY)
             ports = _ports(self._session)
         except self._refusals as error:
             raise ModelFileError(self._damaged) from error
         if card is None:
             raise ModelFileError(f"{source}: has no model card, so it is no export of ours; see 'mobilenetv2 export'")
         self.card = Card.from_json(card, source=source)
+        # Exports of the first versions do not say.
+        self.precision = metadata.get(PRECISION_KEY, "float32")
         if ports != _ports_of(self.card):
             raise ModelFileError(
                 f"{source}: its inputs and outputs are not those of its model card; export the model again"

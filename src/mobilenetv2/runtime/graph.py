@@ -9,18 +9,24 @@ from mobilenetv2.anchors import anchor_grid
 from mobilenetv2.boxes import Boxes
 from mobilenetv2.modelfile import CARD_KEY, ModelFile
 from mobilenetv2.runtime.graph_detect import add_detection
-from mobilenetv2.runtime.graph_network import add_network, add_size_hw, add_upsampling
+from mobilenetv2.runtime.graph_network import Trace, add_network, add_size_hw, add_upsampling
 from mobilenetv2.runtime.graph_preprocess import add_preprocessing
 from mobilenetv2.runtime.onnx_wire import UINT8, GraphBuilder, write_model
 from mobilenetv2.segmenter import size_at_stride
 
+TAP = "tap/"
+PREPROCESSED = f"{TAP}preprocessed"
+PRECISION_KEY = "mobilenetv2_precision"
 
-def network_graph(model: ModelFile) -> bytes:
+
+def network_graph(model: ModelFile, *, int8: bool = False, taps: bool = False) -> bytes:
     """ONNX: `images` float32 (batch, 3, H, W), preprocessed -> the raw outputs of the task, float32.
 
     classify: `logits` (batch, classes). detect: `class_logits` (batch, anchors, classes + 1), the background
     first, and `box_codes` (batch, anchors, 4). segment: `logits` (batch, classes, H/s, W/s), rounded up, at the
     network's stride s. H and W are those of the card; the batch is free.
+    int8: in 8 bits inside, by the card's `activation_ranges`.
+    taps: the result of every layer follows, in the order of computation, under its name after `TAP`.
     """
     graph, card = GraphBuilder(), model.card
     graph.input("images", np.float32, ("batch", 3, *card.preprocessing.size_hw))
@@ -31,12 +37,42 @@ def network_graph(model: ModelFile) -> bytes:
         shapes = [(anchors, classes + 1), (anchors, 4)]
     elif card.task == "segment":
         shapes = [(classes, *size_at_stride(card.preprocessing.size_hw, card.segmenter.logits_stride))]
-    for name, shape in zip(add_network(graph, "images", model), shapes, strict=True):
+    trace = Trace()
+    for name, shape in zip(add_network(graph, "images", model, int8=int8, trace=trace), shapes, strict=True):
         graph.output(name, np.float32, ("batch", *shape))
+    if taps:
+        _add_taps(graph, trace)
+    return _write(graph, model, int8=int8)
+
+
+def observing_graph(model: ModelFile) -> bytes:
+    """ONNX: `images` as `network_graph` takes them -> what 8 bits must know of them, (batch, channels) each.
+
+    Of each layer `NAME.least` and `NAME.most` of its results before the activation, and `NAME.read`, the mean of what
+    it reads (padding is left out); of each value that 8 bits would round `NAME.low` and `NAME.high`.
+    """
+    graph, trace = GraphBuilder(), Trace()
+    graph.input("images", np.float32, ("batch", 3, *model.card.preprocessing.size_hw))
+    add_network(graph, "images", model, trace=trace)
+    by_channel = graph.constant(np.array([0, 0, -1], np.int64))
+    pixels = graph.constant(np.array([2], np.int64))
+
+    def summarise(kind: str, value: str, name: str) -> None:
+        # A dense layer has no pixels; as one it is (batch, channels, 1) too.
+        flat = graph.node("Reshape", value, by_channel)
+        graph.output(graph.node(kind, flat, pixels, name=name, keepdims=0), np.float32, None)
+
+    for name, layer in trace.layers.items():
+        summarise("ReduceMin", layer.raw, f"{name}.least")
+        summarise("ReduceMax", layer.raw, f"{name}.most")
+        summarise("ReduceMean", layer.read, f"{name}.read")
+    for name, value in trace.points.items():
+        summarise("ReduceMin", value, f"{name}.low")
+        summarise("ReduceMax", value, f"{name}.high")
     return _write(graph, model)
 
 
-def picture_graph(model: ModelFile) -> bytes:
+def picture_graph(model: ModelFile, *, int8: bool = False, taps: bool = False) -> bytes:
     """ONNX: `images` uint8 RGB (batch, height, width, 3), of any size -> answers.
 
     classify: `probabilities` float32 (batch, classes). detect, of all pictures together: `boxes_xyxy` float32
@@ -45,11 +81,13 @@ def picture_graph(model: ModelFile) -> bytes:
     batch. By picture, best first. A detector's inputs `score_threshold` and `iou_threshold` may be left out.
     segment: `mask` uint8 (batch, height, width), the place of each pixel's class, in pixels of the given pictures.
     Resize, crop and normalisation are inside, exact to the bit against `preprocessing.preprocess`. The
-    card is in the metadata under `mobilenetv2_card`.
+    card is in the metadata under `mobilenetv2_card`. int8: as in `network_graph`.
+    taps: what the network sees follows as `PREPROCESSED`, then the result of every layer as in `network_graph`.
     """
-    graph, card = GraphBuilder(), model.card
+    graph, card, trace = GraphBuilder(), model.card, Trace()
     graph.input("images", np.uint8, ("batch", "height", "width", 3))
-    raw = add_network(graph, add_preprocessing(graph, "images", card.preprocessing), model)
+    preprocessed = add_preprocessing(graph, "images", card.preprocessing)
+    raw = add_network(graph, preprocessed, model, int8=int8, trace=trace)
     if card.task == "detect":
         class_logits, box_codes = raw
         detector, postprocessing = card.detection
@@ -72,7 +110,15 @@ def picture_graph(model: ModelFile) -> bytes:
         (logits,) = raw
         graph.node("Softmax", logits, name="probabilities", axis=1)
         graph.output("probabilities", np.float32, ("batch", len(card.labels)))
-    return _write(graph, model)
+    if taps:
+        graph.output(graph.node("Identity", preprocessed, name=PREPROCESSED), np.float32, None)
+        _add_taps(graph, trace)
+    return _write(graph, model, int8=int8)
+
+
+def _add_taps(graph: GraphBuilder, trace: Trace) -> None:
+    for name, layer in trace.layers.items():
+        graph.output(graph.node("Identity", layer.result, name=f"{TAP}{name}"), np.float32, None)
 
 
 def _anchors(model: ModelFile) -> Boxes:
@@ -80,6 +126,6 @@ def _anchors(model: ModelFile) -> Boxes:
     return anchor_grid(model.card.preprocessing.size_hw, detector.anchors)
 
 
-def _write(graph: GraphBuilder, model: ModelFile) -> bytes:
-    content = graph.graph(model.card.name)
-    return write_model(content, producer_version=__version__, metadata={CARD_KEY: model.card.to_json()})
+def _write(graph: GraphBuilder, model: ModelFile, *, int8: bool = False) -> bytes:
+    metadata = {CARD_KEY: model.card.to_json(), PRECISION_KEY: "int8" if int8 else "float32"}
+    return write_model(graph.graph(model.card.name), producer_version=__version__, metadata=metadata)

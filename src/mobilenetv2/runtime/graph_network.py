@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,50 @@ from mobilenetv2.runtime.onnx_wire import GraphBuilder
 from mobilenetv2.segmenter import BACKBONE as SEGMENTER_BACKBONE
 from mobilenetv2.segmenter import SKIPS, Segmenter, segmenter_layers
 
+# Processors without VNNI add two products of 8 bits in 16, which unsigned activations and weights of more than seven
+# bits overflow: onnxruntime and OpenVINO then answer otherwise than elsewhere.
+WEIGHT_LEVELS = 63
 
-def add_network(graph: GraphBuilder, images: str, model: ModelFile) -> tuple[str, ...]:
+
+class LayerValues(NamedTuple):
+    """Names of the values of one layer: what it reads, what it makes of it, and that after activation and shortcut."""
+
+    read: str
+    raw: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a network was built of, in the order of computation.
+
+    layers: of every convolution and dense layer. points: the values that 8 bits would round, by the names of
+    `Card.activation_ranges`.
+    """
+
+    layers: dict[str, LayerValues] = field(default_factory=dict)
+    points: dict[str, str] = field(default_factory=dict)
+
+
+def add_network(
+    graph: GraphBuilder,
+    images: str,
+    model: ModelFile,
+    *,
+    int8: bool = False,
+    trace: Trace | None = None,
+) -> tuple[str, ...]:
     """float32 (N, 3, H, W), preprocessed, H and W those of the card -> the names of the raw outputs.
 
     A classifier has `logits` (N, num_classes). A detector has `class_logits` (N, anchors, num_classes + 1), the
     background first, and `box_codes` (N, anchors, 4), with the anchors in the order of `anchors.anchor_grid`.
     A segmenter has `logits` (N, num_classes, H/s, W/s), rounded up, at its `logits_stride` s.
+    int8: weights as 8 bits with a scale for each output channel, activations as 8 bits in the card's ranges; the raw
+    outputs stay float32.
+    trace: is told what the network is built of.
     """
-    network = _Network(graph, model)
-    start = Map(images, model.card.preprocessing.size_hw)
+    network = (Int8Network if int8 else FloatNetwork)(graph, model, trace or Trace())
+    start = Map(network.start(images), model.card.preprocessing.size_hw)
     architecture = model.card.architecture
     if isinstance(architecture, Detector):
         return _add_detector(network, start, architecture)
@@ -56,16 +91,22 @@ class Map(NamedTuple):
     size_hw: tuple[int, int]
 
 
-class _Network:
+class FloatNetwork:
     """Adds convolutions to a graph and knows the result of each by its name."""
 
-    def __init__(self, graph: GraphBuilder, model: ModelFile) -> None:
+    def __init__(self, graph: GraphBuilder, model: ModelFile, trace: Trace) -> None:
         self.graph = graph
+        self.trace = trace
         self.tensors = model.tensors
         self.maps: dict[str, Map] = {}
         self._model = model
         self._padding = NUMERICS[model.card.architecture.numerics].padding
         self._zero, self._six = graph.constant(np.float32(0)), graph.constant(np.float32(6))
+
+    def start(self, images: str) -> str:
+        """What the first layer reads."""
+        self.trace.points["images"] = images
+        return images
 
     def row(self, x: Map, convolutions: Iterable[Convolution]) -> Map:
         """Convolutions, each on the result of the one before it."""
@@ -80,11 +121,10 @@ class _Network:
             kernel, bias = fold_batch_norm(self._model, plan)
         else:
             kernel, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
-        value = self.graph.node(
+        raw = value = self.graph.node(
             "Conv",
             x.value,
-            self.graph.constant(kernel, f"{name}.weight"),
-            self.graph.constant(bias, f"{name}.bias"),
+            *self.weights(name, kernel, bias, x.value),
             name=f"{name}.conv",
             kernel_shape=(plan.kernel, plan.kernel),
             strides=(plan.stride, plan.stride),
@@ -101,13 +141,19 @@ class _Network:
             total = self.graph.node("Add", self.maps[plan.shortcut].value, value, name=f"{name}.add")
             value = self.rounded(total, f"{name}.add")
         self.maps[name] = Map(value, plan.out_size(x.size_hw))
+        self.trace.layers[name] = LayerValues(x.value, raw, value)
         return self.maps[name]
+
+    def weights(self, name: str, kernel: NDArray[Any], bias: NDArray[Any], read: str) -> tuple[str, str]:
+        """Kernel, output channels first, and bias of a layer as values of the graph. read: what the layer reads."""
+        return self.graph.constant(kernel, f"{name}.weight"), self.graph.constant(bias, f"{name}.bias")
 
     def rounded(self, value: str, name: str) -> str:
         """To the levels of the quantised network that the weights come from, where the card asks for it.
 
         Not by QuantizeLinear, which runtimes take as leave to compute in 8 bits in ways of their own.
         """
+        self.trace.points[name] = value
         card = self._model.card
         if not card.activation_levels or name not in card.activation_ranges:
             return value
@@ -131,19 +177,81 @@ class _Network:
         return around, around, around, around
 
 
-def _add_classifier(network: _Network, images: Map, architecture: Architecture) -> str:
+class Int8Network(FloatNetwork):
+    """The same with weights and activations of 8 bits, as QuantizeLinear and DequantizeLinear (QDQ) around each layer.
+
+    Kernels are symmetric with a scale for each output channel; activations lie in the card's ranges.
+    A value of which the card knows no range stays float32, such as the raw outputs.
+    """
+
+    def __init__(self, graph: GraphBuilder, model: ModelFile, trace: Trace) -> None:
+        super().__init__(graph, model, trace)
+        self._ranges = model.card.activation_ranges
+        # Of the values that hold 8 bits.
+        self._scales: dict[str, np.float32] = {}
+
+    def start(self, images: str) -> str:
+        return self.rounded(images, "images")
+
+    def weights(self, name: str, kernel: NDArray[Any], bias: NDArray[Any], read: str) -> tuple[str, str]:
+        graph, (levels, scales) = self.graph, quantise_kernel(kernel)
+        weight = graph.node(
+            "DequantizeLinear",
+            graph.constant(levels, f"{name}.weight"),
+            graph.constant(scales),
+            graph.constant(np.zeros(len(scales), np.int8)),
+            axis=0,
+        )
+        if read not in self._scales:
+            return weight, graph.constant(bias, f"{name}.bias")
+        steps = self._scales[read] * scales
+        whole = np.clip(np.rint(bias.astype(np.float64) / steps), -(2**31), 2**31 - 1).astype(np.int32)
+        return weight, graph.node(
+            "DequantizeLinear",
+            graph.constant(whole, f"{name}.bias"),
+            graph.constant(steps),
+            graph.constant(np.zeros(len(scales), np.int32)),
+            axis=0,
+        )
+
+    def rounded(self, value: str, name: str) -> str:
+        if name not in self._ranges:
+            return value
+        low, high = self._ranges[name]
+        scale = np.float32((high - low) / 255)
+        zero = np.uint8(np.clip(round(-low / float(scale)), 0, 255))
+        ends = self.graph.constant(scale), self.graph.constant(zero)
+        levels = self.graph.node("QuantizeLinear", value, *ends)
+        # A pool keeps scale and zero, so that runtimes have it in 8 bits too.
+        found = self.graph.node("DequantizeLinear", levels, *ends, name=f"{name}.rounded")
+        self._scales[found] = scale
+        return found
+
+
+def quantise_kernel(kernel: NDArray[Any], levels: int = WEIGHT_LEVELS) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Steps of -levels..levels and a scale for each output channel, axis 0: kernel is about steps x scale."""
+    most = np.abs(kernel.astype(np.float64)).reshape(len(kernel), -1).max(axis=1)
+    scales = np.where(most > 0, most / levels, 1).astype(np.float32)
+    # float32 may round a scale down, by which the last level would be passed.
+    steps = kernel / scales.reshape(-1, *(1,) * (kernel.ndim - 1)).astype(np.float64)
+    return np.clip(np.rint(steps), -levels, levels).astype(np.int8), scales
+
+
+def _add_classifier(network: FloatNetwork, images: Map, architecture: Architecture) -> str:
     graph = network.graph
     convolutions = trunk(architecture)
     last = network.row(images, convolutions)
     pooled = network.rounded(graph.node("GlobalAveragePool", last.value, name="pool"), f"{convolutions[-1].name}.pool")
     flat = graph.node("Flatten", pooled, axis=1)
-    weight, bias = (graph.constant(network.tensors[name], name) for name in ("classifier.weight", "classifier.bias"))
-    logits = graph.node("Gemm", flat, weight, bias, name="classifier", transB=1)
+    weight, bias = (network.tensors[f"classifier.{part}"] for part in ("weight", "bias"))
+    raw = graph.node("Gemm", flat, *network.weights("classifier", weight, bias, pooled), name="classifier", transB=1)
+    logits = network.rounded(raw, "classifier")
+    network.trace.layers["classifier"] = LayerValues(flat, raw, logits)
     # The name of the output is the graph's, not the layer's.
-    return graph.node("Identity", network.rounded(logits, "classifier"), name="logits")
+    return graph.node("Identity", logits, name="logits")
 
 
-def _add_detector(network: _Network, images: Map, detector: Detector) -> tuple[str, str]:
+def _add_detector(network: FloatNetwork, images: Map, detector: Detector) -> tuple[str, str]:
     layers = detector_layers(detector)
     last = network.row(images, layers.backbone)
     maps = [network.maps[f"{BACKBONE}.{TAPS[detector.backbone]}"], last]
@@ -158,7 +266,7 @@ def _add_detector(network: _Network, images: Map, detector: Detector) -> tuple[s
     return class_logits, predict(layers.box_heads, 4, "box_codes")
 
 
-def _add_segmenter(network: _Network, images: Map, segmenter: Segmenter) -> str:
+def _add_segmenter(network: FloatNetwork, images: Map, segmenter: Segmenter) -> str:
     graph, layers = network.graph, segmenter_layers(segmenter)
     last = network.row(images, layers.backbone)
     pooled = graph.node("GlobalAveragePool", last.value, name="pool")
@@ -167,12 +275,12 @@ def _add_segmenter(network: _Network, images: Map, segmenter: Segmenter) -> str:
     branches = [network.convolution(last, plan).value for plan in (layers.point, *layers.atrous)]
     shape = graph.node("Shape", branches[0])
     joined = graph.node("Concat", graph.node("Expand", image.value, shape), *branches, axis=1)
-    x = network.convolution(Map(joined, last.size_hw), layers.project)
+    x = network.convolution(Map(network.rounded(joined, "head.joined"), last.size_hw), layers.project)
     if layers.skip:
         skip = network.row(network.maps[f"{SEGMENTER_BACKBONE}.{SKIPS[segmenter.backbone]}"], layers.skip)
         deep = add_upsampling(graph, network.row(x, layers.deep).value, add_size_hw(graph, skip.value, first=2))
         total = graph.node("Relu", graph.node("Add", deep, skip.value))
-        x = network.row(Map(total, skip.size_hw), layers.blocks)
+        x = network.row(Map(network.rounded(total, "decoder.joined"), skip.size_hw), layers.blocks)
     # The name of the output is the graph's, not the layer's.
     return graph.node("Identity", network.convolution(x, layers.classifier).value, name="logits")
 

@@ -17,10 +17,11 @@ IR_VERSION = 8
 OPSET = 18
 
 # TensorProto.DataType
-FLOAT32, UINT8, INT32, INT64, BOOL, FLOAT64 = 1, 2, 6, 7, 9, 11
+FLOAT32, UINT8, INT8, INT32, INT64, BOOL, FLOAT64 = 1, 2, 3, 6, 7, 9, 11
 _DATA_TYPES = {
     np.dtype(np.float32): FLOAT32,
     np.dtype(np.uint8): UINT8,
+    np.dtype(np.int8): INT8,
     np.dtype(np.int32): INT32,
     np.dtype(np.int64): INT64,
     np.dtype(np.bool_): BOOL,

@@ -15,7 +15,9 @@ from mobilenetv2.files import reason
 from mobilenetv2.modelfile import Card, ModelFile, load_model_file
 from mobilenetv2.predictions import Prediction, Timing
 from mobilenetv2.runtime.answers import record
-from mobilenetv2.runtime.engine import OnnxRuntimeEngine, PictureEngine
+from mobilenetv2.runtime.engine import PictureEngine
+from mobilenetv2.runtime.engines import DEFAULT_ENGINE, check_engine, engine_of_export, engine_of_model
+from mobilenetv2.runtime.exported import CARD_FILE, Export, read_export
 from mobilenetv2.runtime.images import Source, name_of, open_image
 from mobilenetv2.runtime.scorers import GraphScorer, PillowScorer, Scorer, TiledScorer, ms_since
 
@@ -26,37 +28,56 @@ DEFAULT_MODEL = "cifar10"
 def load(
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
+    engine: str | None = None,
     threads: int | None = None,
     score_threshold: float | None = None,
     tiles: bool = False,
 ) -> Predictor:
     """Load a model to predict with.
 
-    model: a model file (`.safetensors`), an `.onnx` that was exported here, or the name of a model in the box.
+    model: a model file (`.safetensors`), an `.onnx` or the folder of another export that was made here, or the name of
+    a model in the box. engine: a name of `engines.ENGINES`; None for onnxruntime, or the export's own.
     threads: of one run; None for one a core. score_threshold: 0..1, detectors only: boxes of a lower score are
     left out; None for that of the model's card. tiles: segmenters only: look at large pictures piece by piece at
     their own resolution, instead of at the whole made small; see `scorers.TiledScorer`.
     Raises ModelFileError if there is no such model, or the file is damaged, foreign or too new; UserError for
-    a threshold that is out of range, and for what is given to a model of another task.
+    a threshold that is out of range, for an engine that does not run it, and for what is given to a model of another
+    task.
     """
     path = find_model(model)
+    if engine is not None:
+        check_engine(engine)
+    options: dict[str, Any] = {"threads": threads, "score_threshold": score_threshold, "tiles": tiles}
+    if path.is_dir():
+        export = read_export(path)
+        if engine not in (None, export.target):
+            raise UserError(f"{path}: is for engine {export.target!r}, not {engine!r}")
+        return predictor_of_export(export, **options)
     if path.suffix.lower() == ".onnx":
+        if engine not in (None, DEFAULT_ENGINE):
+            raise UserError(
+                f"{path}: is for engine {DEFAULT_ENGINE!r}; give the model file it was made from for {engine!r}"
+            )
         try:
             content = path.read_bytes()
         except OSError as error:
             raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
-        return predictor_of_graph(
-            content, source=str(path), threads=threads, score_threshold=score_threshold, tiles=tiles
-        )
-    return predictor_of(load_model_file(path), threads=threads, score_threshold=score_threshold, tiles=tiles)
+        return predictor_of_graph(content, source=str(path), **options)
+    return predictor_of(load_model_file(path), engine=engine or DEFAULT_ENGINE, **options)
 
 
 def predictor_of(
-    model: ModelFile, *, threads: int | None = None, score_threshold: float | None = None, tiles: bool = False
+    model: ModelFile,
+    *,
+    engine: str = DEFAULT_ENGINE,
+    threads: int | None = None,
+    score_threshold: float | None = None,
+    tiles: bool = False,
 ) -> Predictor:
     """The same for a model file in memory."""
     card = _with_threshold(model.card, score_threshold)
-    return _predictor(card, PillowScorer(OnnxRuntimeEngine(model, threads=threads), card), tiles)
+    scorer = PillowScorer(engine_of_model(engine, model, threads=threads), card)
+    return _predictor(card, scorer, tiles, engine_name=engine)
 
 
 def predictor_of_graph(
@@ -70,14 +91,25 @@ def predictor_of_graph(
     """The same for an exported `.onnx` in memory; `source` names it in errors."""
     engine = PictureEngine(content, source=source, threads=threads)
     card = _with_threshold(engine.card, score_threshold)
-    return _predictor(card, GraphScorer(engine, card), tiles)
+    return _predictor(card, GraphScorer(engine, card), tiles, precision=engine.precision)
 
 
-def _predictor(card: Card, scorer: Scorer, tiles: bool) -> Predictor:
-    if not tiles:
-        return Predictor(card, scorer)
-    card.segmenter  # noqa: B018  raises for another task
-    return Predictor(card, TiledScorer(scorer, card))
+def predictor_of_export(
+    export: Export, *, threads: int | None = None, score_threshold: float | None = None, tiles: bool = False
+) -> Predictor:
+    """The same for the folder of an export."""
+    card = _with_threshold(export.card, score_threshold)
+    engine = engine_of_export(export, threads=threads)
+    return _predictor(card, PillowScorer(engine, card), tiles, engine_name=export.target, precision=export.precision)
+
+
+def _predictor(
+    card: Card, scorer: Scorer, tiles: bool, *, engine_name: str = DEFAULT_ENGINE, precision: str = "float32"
+) -> Predictor:
+    if tiles:
+        card.segmenter  # noqa: B018  raises for another task
+        scorer = TiledScorer(scorer, card)
+    return Predictor(card, scorer, engine_name=engine_name, precision=precision)
 
 
 def _with_threshold(card: Card, score_threshold: float | None) -> Card:
@@ -98,7 +130,7 @@ def find_model(name_or_path: str | os.PathLike[str], *, folder: Path = MODELS_IN
     name = os.fspath(name_or_path)
     path = Path(name)
     looks_like_path = path.suffix != "" or path.name != name
-    if looks_like_path or path.is_file():
+    if looks_like_path or path.is_file() or (path / CARD_FILE).is_file():
         if not path.exists():
             raise ModelFileError(f"{name}: no such model file")
         return path
@@ -108,7 +140,7 @@ def find_model(name_or_path: str | os.PathLike[str], *, folder: Path = MODELS_IN
     known = f"in the box are {', '.join(in_the_box)}" if in_the_box else "the box is empty"
     raise ModelFileError(
         f"model {name!r} is not known{did_you_mean(name, in_the_box)}; {known}; "
-        "or give the path of a .safetensors or .onnx file"
+        "or give the path of a .safetensors or .onnx file, or of an export's folder"
     )
 
 
@@ -120,11 +152,15 @@ def models_in_the_box(folder: Path = MODELS_IN_THE_BOX) -> list[str]:
 class Predictor:
     """Answers for pictures. Safe to use from many threads at once.
 
-    card: the model's, with the score threshold that is used.
+    card: the model's, with the score threshold that is used. engine_name: what computes it. precision: "float32" or
+    "int8", in which it does.
     """
 
-    def __init__(self, card: Card, scorer: Scorer) -> None:
+    def __init__(
+        self, card: Card, scorer: Scorer, *, engine_name: str = DEFAULT_ENGINE, precision: str = "float32"
+    ) -> None:
         self.card = card
+        self.engine_name, self.precision = engine_name, precision
         self._scorer = scorer
 
     def predict(self, source: Source) -> Prediction:
@@ -150,7 +186,7 @@ class Predictor:
     def with_score_threshold(self, score_threshold: float) -> Predictor:
         """The same detector, on the same engine, with another threshold. Raises UserError as `load` does."""
         card = _with_threshold(self.card, score_threshold)
-        return Predictor(card, self._scorer.with_card(card))
+        return Predictor(card, self._scorer.with_card(card), engine_name=self.engine_name, precision=self.precision)
 
     def _prepare(self, source: Source) -> _Prepared:
         start = time.perf_counter()
