@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mobilenetv2.api import check, convert, describe, evaluate, export, models, predict, train
+    from mobilenetv2.api import benchmark, check, convert, describe, evaluate, export, models, predict, train
     from mobilenetv2.errors import UserError
     from mobilenetv2.modelfile import Card, ModelFile, load_model_file
     from mobilenetv2.predictions import Classification, Label
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "benchmark": "api",
     "check": "api",
     "describe": "api",
     "evaluate": "api",
@@ -51,6 +52,7 @@ __all__ = [
     "Predictor",
     "Preprocessing",
     "UserError",
+    "benchmark",
     "check",
     "convert",
     "describe",

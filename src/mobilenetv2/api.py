@@ -15,6 +15,7 @@ from mobilenetv2.runtime.images import expand_sources
 from mobilenetv2.runtime.predictor import DEFAULT_MODEL, find_model, load
 
 if TYPE_CHECKING:
+    from mobilenetv2.benchmarking.report import BenchmarkReport
     from mobilenetv2.data.diagnosis import Diagnosis
     from mobilenetv2.description import Description
     from mobilenetv2.evaluation import AnyEvaluation
@@ -143,13 +144,14 @@ def export(
     out: str | PathLike[str] | None = None,
     int8: bool = False,
     calibrate: str | PathLike[str] | None = None,
+    by_layer: bool = False,
     pictures: Sequence[Any] | None = None,
 ) -> ExportReport:
     """Write a model for another runtime, and prove that it answers as this one does.
 
     to: a name of `exports.target.TARGETS`. out: by default the model's name with the target's, in the current folder.
     int8: in 8 bits. calibrate: for that, a folder or `.zip` of pictures like those that the model is for, best its
-    training data; not needed after `train --qat`. pictures: paths, folders or globs to prove it with.
+    training data; not needed after `train --qat`. by_layer: whether the report tells what each layer lost. pictures: paths, folders or globs to prove it with.
     Raises UserError, and leaves no file, if the two disagree.
     """
     from mobilenetv2.data.tree import decode
@@ -161,6 +163,8 @@ def export(
     target, path = find_target(to), find_model(model)
     if calibrate is not None and not int8:
         raise UserError(f"calibrate {calibrate}: is for 8 bits; add --int8, or leave it out")
+    if by_layer and calibrate is None:
+        raise UserError("what each layer loses in 8 bits shows on pictures; give some by --calibrate DIR")
     loaded = load_model_file(path)
     proof: list[Any] | None = list(expand_sources([str(picture) for picture in pictures])) if pictures else None
     images = None
@@ -172,7 +176,32 @@ def export(
         proof = proof or shown[:PROOF_PICTURES]
     precision = "int8" if int8 else "float32"
     place = Path(out) if out else target.path(path.stem, precision)
-    return export_model(loaded, target, place, int8=int8, calibration=images, pictures=proof)
+    return export_model(loaded, target, place, int8=int8, calibration=images, by_layer=by_layer, pictures=proof)
+
+
+def benchmark(
+    *models: str | PathLike[str],
+    threads: Sequence[int] | None = None,
+    batches: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    rounds: int = 30,
+    data: str | PathLike[str] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BenchmarkReport:
+    """Time models against each other, in turns: latency, throughput, memory, start, size, and accuracy on `data`.
+
+    models: whatever `load` takes. threads: numbers of them to try; 1 and all if None. batches: numbers of pictures at
+    once. rounds: turns of each. progress: is told what is being done. Raises UserError.
+    """
+    from mobilenetv2.benchmarking.measure import benchmark as measure
+
+    return measure(
+        [str(model) for model in models],
+        threads=threads,
+        batches=batches,
+        rounds=rounds,
+        data=Path(data) if data else None,
+        progress=progress,
+    )
 
 
 def convert(

@@ -257,6 +257,9 @@ def export(
         Path | None,
         typer.Option(metavar="DIR", help="For 8 bits: a folder or .zip of pictures, best the training data."),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what 8 bits cost each layer, as JSON, here.")
+    ] = None,
     pictures: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE", help="Pictures, folders or globs to prove the export with.")
     ] = None,
@@ -264,9 +267,16 @@ def export(
     """Write a model for another runtime, and prove that it answers the same."""
     from mobilenetv2 import api
 
-    report = api.export(model, to=to, out=out, int8=int8, calibrate=calibrate, pictures=pictures)
-    print(report.path)
-    _say(report.to_text())
+    found = api.export(
+        model, to=to, out=out, int8=int8, calibrate=calibrate, by_layer=report is not None, pictures=pictures
+    )
+    print(found.path)
+    _say(found.to_text())
+    if report is not None and found.layers is not None:
+        from mobilenetv2.files import write_aside
+
+        write_aside(report, (json.dumps(found.layers.to_dict(), indent=1) + "\n").encode())
+        _say(found.layers.to_text())
 
 
 @app.command()
@@ -331,6 +341,33 @@ def check(
     print(json.dumps(diagnosis.to_dict(), ensure_ascii=False) if as_json else diagnosis.to_text())
     if diagnosis.has_errors:
         raise typer.Exit(2)
+
+
+@app.command()
+def benchmark(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Model files, exports, or names in the box.")],
+    threads: Annotated[
+        list[int] | None, typer.Option(min=1, help="How many threads, once or more often; 1 and all by default.")
+    ] = None,
+    batches: Annotated[
+        list[int] | None, typer.Option("--batch", min=1, help="Pictures at once; 1, 2, 4 to 32 by default.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 30,
+    data: Annotated[Path | None, typer.Option(help="Labelled pictures to measure accuracy on.")] = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the picture of it, a PNG, here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time models against each other on this machine, in turns."""
+    from mobilenetv2 import api
+
+    chosen = {"batches": batches} if batches else {}
+    report = api.benchmark(*models, threads=threads, rounds=rounds, data=data, progress=_say, **chosen)
+    print(report.to_json_lines() if as_json else report.to_text())
+    if save is not None:
+        from mobilenetv2.files import write_aside
+
+        write_aside(save, report.picture())
+        _say(f"picture: {save}")
 
 
 @app.command()

@@ -90,7 +90,7 @@ def test_an_export_that_answers_otherwise_is_not_written(
     random_segmenter: RandomSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, other = (random_segmenter(preprocessing=Preprocessing(size_hw=(33, 49)), seed=seed) for seed in (0, 1))
-    monkeypatch.setattr(target, "picture_graph", lambda _: picture_graph(other))
+    monkeypatch.setattr(target, "picture_graph", lambda _, **options: picture_graph(other, **options))
     with pytest.raises(ExportError, match=r"pixels another class than the model file, allowed are 0\.1%"):
         export_model(model, TARGETS["onnx"], tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()

@@ -120,19 +120,31 @@ def with_channels_swapped(model: ModelFile) -> ModelFile:
     return changed(model, "stem.conv.weight", lambda kernel: kernel[:, ::-1].copy())
 
 
-@pytest.mark.parametrize("tamper", [with_mean, with_interpolation, with_weight, with_channels_swapped])
+@pytest.mark.parametrize(
+    ("tamper", "where"),
+    [
+        (with_mean, "the preprocessing"),
+        (with_interpolation, "the preprocessing"),
+        (with_weight, r"layer 'stages\.3\.blocks\.0\.filter'"),
+        (with_channels_swapped, "layer 'stem'"),
+    ],
+)
 def test_a_graph_that_differs_is_not_written(
     model: ModelFile,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     tamper: Callable[[ModelFile], ModelFile],
+    where: str,
     drawn: Drawn,
 ) -> None:
-    monkeypatch.setattr(export, "picture_graph", lambda whole: picture_graph(tamper(whole)))
+    monkeypatch.setattr(export, "picture_graph", lambda whole, **options: picture_graph(tamper(whole), **options))
     out = tmp_path / "out"
     out.mkdir()
     small = drawn[3:5]
-    with pytest.raises(ExportError, match=r"^picture \d: the exported model answers .* was not written$"):
+    with pytest.raises(
+        ExportError,
+        match=rf"^picture \d: the exported model answers .* first to differ is {where}, .* was not written$",
+    ):
         export_model(model, TARGETS["onnx"], out / "m.onnx", pictures=small)
     path = tmp_path / "a photo.png"
     Image.fromarray(drawn[5]).save(path)
@@ -229,7 +241,7 @@ def test_a_detector_that_differs_is_not_written(
     tamper: Callable[[ModelFile], ModelFile],
     drawn: Drawn,
 ) -> None:
-    monkeypatch.setattr(export, "picture_graph", lambda whole: picture_graph(tamper(whole)))
+    monkeypatch.setattr(export, "picture_graph", lambda whole, **options: picture_graph(tamper(whole), **options))
     message = r"^picture \d: the (exported model|model file) finds 'class \d' \(0\.\d+\) at .* was not written$"
     with pytest.raises(ExportError, match=message) as caught:
         export_model(detector, TARGETS["onnx"], tmp_path / "m.onnx", pictures=drawn[3:])
@@ -267,7 +279,7 @@ def test_a_full_disk_leaves_the_old_file(
         export_model(model, TARGETS["onnx"], path, pictures=drawn[:1])
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="there is no folder"):
         export_model(model, TARGETS["onnx"], tmp_path / "none" / "m.onnx", pictures=drawn[:1])
 
 

@@ -181,7 +181,8 @@ class Int8Network(FloatNetwork):
     """The same with weights and activations of 8 bits, as QuantizeLinear and DequantizeLinear (QDQ) around each layer.
 
     Kernels are symmetric with a scale for each output channel; activations lie in the card's ranges.
-    A value of which the card knows no range stays float32, such as the raw outputs.
+    A value of which the card knows no range stays float32, such as the raw outputs, and so does the input: a range
+    that must hold 0 puts the 256 levels of a picture between its own.
     """
 
     def __init__(self, graph: GraphBuilder, model: ModelFile, trace: Trace) -> None:
@@ -189,9 +190,6 @@ class Int8Network(FloatNetwork):
         self._ranges = model.card.activation_ranges
         # Of the values that hold 8 bits.
         self._scales: dict[str, np.float32] = {}
-
-    def start(self, images: str) -> str:
-        return self.rounded(images, "images")
 
     def weights(self, name: str, kernel: NDArray[Any], bias: NDArray[Any], read: str) -> tuple[str, str]:
         graph, (levels, scales) = self.graph, quantise_kernel(kernel)
