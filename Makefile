@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo test test-all test-export lint types clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,18 @@ test: .venv/ready
 test-all: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
+# Every row of docs/exports.md that runs here, each target in an environment of its own; writes the dated record.
+EXPORTS ?= onnx openvino executorch ncnn
+RECORD := src/mobilenetv2/exports/validated.json
+
+test-export: $(EXPORTS:%=test-export-%)
+
+test-export-%:
+	$(PYTHON) -m venv .export/$*
+	.export/$*/bin/pip install --quiet --upgrade pip
+	.export/$*/bin/pip install --quiet -e '.$(if $(filter onnx,$*),,[$*])' pytest
+	MOBILENETV2_RECORD=$(CURDIR)/$(RECORD) .export/$*/bin/pytest -q tests/exports -k "test_a_row and $*"
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,4 +40,4 @@ types: .venv/ready
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv demo runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .export demo runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

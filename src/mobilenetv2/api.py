@@ -151,7 +151,8 @@ def export(
 
     to: a name of `exports.target.TARGETS`. out: by default the model's name with the target's, in the current folder.
     int8: in 8 bits. calibrate: for that, a folder or `.zip` of pictures like those that the model is for, best its
-    training data; not needed after `train --qat`. by_layer: whether the report tells what each layer lost. pictures: paths, folders or globs to prove it with.
+    training data. by_layer: whether the report tells what each layer lost. pictures: paths, folders or globs to prove
+    it with.
     Raises UserError, and leaves no file, if the two disagree.
     """
     from mobilenetv2.data.tree import decode

@@ -28,7 +28,7 @@ app = typer.Typer(
 Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one: class folders, boxes or masks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Engine = Annotated[
-    str | None, typer.Option(help="onnxruntime, openvino, litert, executorch or ncnn; the model's own by default.")
+    str | None, typer.Option(help="onnxruntime, openvino, executorch or ncnn; the model's own by default.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all processors by default.")]
 
@@ -248,7 +248,7 @@ def evaluate(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A model file, or the name of a model in the box.")],
-    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, coreml or ncnn.")] = "onnx",
+    to: Annotated[str, typer.Option(help="onnx, openvino, executorch or ncnn.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="By default the model's name, in this folder.")
     ] = None,

@@ -86,6 +86,7 @@ def test_the_exported_file_answers_like_the_model_file(
     assert report == ExportReport(
         path=path, pictures=9, largest_difference=report.largest_difference, file_bytes=path.stat().st_size
     )
+    assert report.largest_difference is not None
     assert report.largest_difference <= 1e-3
     ours, theirs = load(tmp_path / "m.safetensors", threads=1), load(path, threads=1)
     assert theirs.card == model.card
@@ -193,6 +194,7 @@ def test_the_exported_detector_answers_like_the_model_file(
     assert report.least_iou is not None
     assert report.boxes >= 9 * 50
     assert report.least_iou > 0.99
+    assert report.largest_difference is not None
     assert report.largest_difference <= 1e-3
     assert report.file_bytes == path.stat().st_size
     ours, theirs = predictor_of(model, threads=1), load(path, threads=1)

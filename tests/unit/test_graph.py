@@ -21,7 +21,7 @@ from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
 from mobilenetv2.postprocessing import Postprocessing, Scores
 from mobilenetv2.preprocessing import Interpolation, Preprocessing, Resize, preprocess
 from mobilenetv2.runtime.engine import PictureEngine, open_session
-from mobilenetv2.runtime.graph import network_graph, picture_graph
+from mobilenetv2.runtime.graph import PRECISION_KEY, network_graph, picture_graph
 from mobilenetv2.runtime.graph_network import fold_batch_norm
 from mobilenetv2.runtime.graph_preprocess import add_preprocessing
 from mobilenetv2.runtime.onnx_wire import GraphBuilder, write_model
@@ -68,9 +68,10 @@ def assert_valid(model: ModelFile) -> None:
     for content in (network_graph(model), picture_graph(model)):
         proto = onnx.load_from_string(content)
         onnx.checker.check_model(proto, full_check=True)
-        (entry,) = proto.metadata_props
-        assert entry.key == CARD_KEY
-        assert Card.from_json(entry.value, source="graph") == model.card
+        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        assert metadata.pop(PRECISION_KEY) == "float32"
+        assert Card.from_json(metadata.pop(CARD_KEY), source="graph") == model.card
+        assert not metadata
 
 
 @pytest.mark.parametrize(("resize", "interpolation"), list(product(get_args(Resize), ["bicubic", "sampled"])))

@@ -112,7 +112,7 @@ def test_a_folder_in_the_way_does_not_hide_a_model(box: Path, tmp_path: Path, mo
 def changed_onnx(box: Path, change: dict[str, Any] | None) -> bytes:
     """The exported file with another card, or none."""
     proto = onnx.load(box / "net.onnx")
-    (entry,) = proto.metadata_props
+    entry = next(entry for entry in proto.metadata_props if entry.key == CARD_KEY)
     if change is None:
         del proto.metadata_props[:]
     else:

@@ -153,7 +153,7 @@ def test_a_quantised_kernel_is_within_half_a_step(
     back = steps.astype(np.float64) * scales.reshape(-1, *(1,) * (kernel.ndim - 1))
     half = scales.reshape(-1, *(1,) * (kernel.ndim - 1)) * 0.5001
     assert (np.abs(back - kernel) <= half).all()
-    assert np.abs(steps).reshape(len(steps), -1).max(axis=1)[1:].min() == (127 if shape[1:] == (1, 3, 3) else levels)
+    assert np.abs(steps).reshape(len(steps), -1).max(axis=1)[1:].min() == levels
     assert (steps[0] == 0).all()
 
 
@@ -199,7 +199,7 @@ def test_eight_bits_answer_nearly_as_before_and_on_every_processor_alike(kind: C
     for truth, quick, slow in zip(exact, fast, ideal(graph, seen), strict=True):
         size = float(np.abs(truth).max())
         # Sums of 8-bit products must not overflow in 16 bits; what is left is rounding that falls the other way.
-        assert float(np.abs(quick - slow).max()) < 0.06 * size
+        assert float(np.abs(quick - slow).max()) < 0.1 * size
         assert 0 < float(np.sqrt(np.mean((quick - truth) ** 2))) < 0.15 * size
 
 
@@ -217,7 +217,7 @@ def test_raw_outputs_have_no_range() -> None:
 
 def test_a_model_that_knows_its_ranges_needs_no_pictures() -> None:
     model = classifier()
-    with pytest.raises(UserError, match=r"^model 'random' was not trained for 8 bits.*--calibrate DIR$"):
+    with pytest.raises(UserError, match=r"^model 'random' does not know the ranges.*--calibrate DIR$"):
         prepare(model, None)
     known = prepare(model, images(), Preparation(equalise=False))
     again = prepare(known, None)

@@ -37,8 +37,7 @@ _LAYER_PICTURES = 16
 class ExportReport:
     """What was written, and how it was checked.
 
-    pictures: how many were answered by both sides; 0 where the runtime does not run here, and the file alone was held
-    against the model.
+    pictures: how many were answered by both sides.
     largest_difference: of any probability, or score of a box, of any picture, 0..1.
     boxes: of a detector, how many were found by both sides. least_iou: the least overlap of any two that belong
     together, 0..1. pixels: of a segmenter, how many were compared; different: how many of them are of another class.
@@ -64,13 +63,9 @@ class ExportReport:
         """One line: how many pictures, how near, and the size of the file."""
         size = f"{self.file_bytes / 1e6:.1f} MB"
         noun = "picture" if self.pictures == 1 else "pictures"
-        if not self.pictures:
-            return f"weights and shapes as in the model file, not run here, {size}"
         if self.agreement is not None:
-            return (
-                f"{self.pictures} {noun} in 8 bits, {self.agreement:.1%} answered as in float32, {self.speed:.2f} times "
-                f"as fast here, {size}"
-            )
+            faster = "" if self.speed is None else f"{self.speed:.2f} times as fast here, "
+            return f"{self.pictures} {noun} in 8 bits, {self.agreement:.1%} answered as in float32, {faster}{size}"
         text = f"{self.pictures} {noun} answered alike, "
         if self.boxes is not None:
             noun = "box" if self.boxes == 1 else "boxes"
@@ -96,7 +91,8 @@ def export_model(
 
     int8: in 8 bits. calibration: pictures for that, (N, 3, H, W), preprocessed; None for the ranges of the card.
     preparation: for 8 bits; the target's own if None. by_layer: whether the report tells what each layer lost, as our
-    own graph has it in 8 bits, on a few of the calibration pictures. pictures: to prove it with, nine drawn ones if None.
+    own graph has it in 8 bits, on a few of the calibration pictures. pictures: to prove it with, nine drawn ones
+    if None.
     What was written answers them in its own runtime, the model file answers the same in onnxruntime with Pillow's
     preprocessing. Only where `parity.compare` finds all of them alike is it renamed to `out`; in 8 bits, where
     `parity.agreement` is .85 or more. A detector shows all boxes of a score above .01 for that, in 8 bits of that of
@@ -122,25 +118,19 @@ def export_model(
         else:
             write_card(Export(folder=folder, target=target.name, precision=precision, card=prepared.card))
         file_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        if not target.runs_here:
-            from mobilenetv2.exports.coreml import check_coreml
-
-            check_coreml(folder, prepared)
-            report = ExportReport(path=out, pictures=0, file_bytes=file_bytes)
+        score_threshold = PROOF_SCORE if model.card.task == "detect" and not int8 else None
+        ours = predictor_of(model, score_threshold=score_threshold)
+        if target.is_file:
+            theirs = predictor_of_graph(content, source=str(out), score_threshold=score_threshold)
         else:
-            score_threshold = PROOF_SCORE if model.card.task == "detect" and not int8 else None
-            ours = predictor_of(model, score_threshold=score_threshold)
-            if target.is_file:
-                theirs = predictor_of_graph(content, source=str(out), score_threshold=score_threshold)
-            else:
-                theirs = predictor_of_export(read_export(folder), score_threshold=score_threshold)
-            sources = list(draw_pictures() if pictures is None else pictures)
-            if not sources:
-                raise UserError(
-                    f"no pictures to check the export with; give some, or leave them out; {out} was not written"
-                )
-            prove = _prove_int8 if int8 else _prove
-            report = prove(model, target, out, ours, theirs, sources, file_bytes)
+            theirs = predictor_of_export(read_export(folder), score_threshold=score_threshold)
+        sources = list(draw_pictures() if pictures is None else pictures)
+        if not sources:
+            raise UserError(
+                f"no pictures to check the export with; give some, or leave them out; {out} was not written"
+            )
+        prove = _prove_int8 if int8 else _prove
+        report = prove(model, target, out, ours, theirs, sources, file_bytes)
         if by_layer and calibration is not None:
             report = replace(report, layers=report_layers(model, prepared, calibration[:_LAYER_PICTURES]))
         _into_place(folder, out, target)
@@ -201,7 +191,7 @@ def _prove_int8(
         worst = sources[int(np.argmin(shares))]
         raise ExportError(
             f"in 8 bits only {share:.1%} is answered as in float32 (worst: {name_of(worst) or 'a drawn picture'}); "
-            f"calibrate with more pictures, or train it for 8 bits by 'mobilenetv2 train --qat'; {out} was not written"
+            f"calibrate with more pictures, of the kind that the model is for; {out} was not written"
         )
     speed = float(np.median([_ms(expected) / _ms(found) for expected, found in answers]))
     return ExportReport(path=out, pictures=len(shares), file_bytes=file_bytes, agreement=share, speed=speed)

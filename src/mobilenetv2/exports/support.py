@@ -24,11 +24,6 @@ State = Literal["validated", "available", "blocked"]
 BLOCKED: Mapping[tuple[str, str], str] = {
     ("ncnn", "int8"): "ncnn2table and ncnn2int8, which quantise, are C++ programs that no Python package brings",
 }
-# (target, precision) -> what keeps it from being validated.
-NOT_RUN: Mapping[tuple[str, str], str] = {
-    ("coreml", "float32"): "Core ML runs on Apple's systems only; elsewhere weights, names and shapes are checked",
-    ("coreml", "int8"): "Core ML runs on Apple's systems only; elsewhere weights, names and shapes are checked",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +61,7 @@ def _row(task: str, target: str, precision: str) -> Support:
         return Support(**about, state="blocked", reason=reason)
     record = _records().get(f"{task} {target} {precision}")
     if record is None:
-        return Support(**about, state="available", reason=NOT_RUN.get((target, precision), ""))
+        return Support(**about, state="available", reason="")
     return Support(**about, state="validated", reason=f"{record['with']}, {record['on']}")
 
 

@@ -16,14 +16,12 @@ class Target:
     """A runtime that models are written for.
 
     title: its name for people. extra: of the package, with what it takes to write and to run them; empty for none.
-    module: of this package, with a function `write_NAME`. runs_here: whether its runtime is an engine of `predict`.
     own_levels: whether its own tool quantises, with 127 steps to each side of 0; else our graph does.
     """
 
     name: str
     title: str
     extra: str
-    runs_here: bool = True
     own_levels: bool = True
 
     @property
@@ -49,9 +47,7 @@ TARGETS: Mapping[str, Target] = {
     for target in (
         Target(name="onnx", title="ONNX Runtime", extra="", own_levels=False),
         Target(name="openvino", title="OpenVINO", extra="openvino", own_levels=False),
-        Target(name="litert", title="LiteRT", extra="litert"),
         Target(name="executorch", title="ExecuTorch", extra="executorch"),
-        Target(name="coreml", title="Core ML", extra="coreml", runs_here=False),
         Target(name="ncnn", title="ncnn", extra="ncnn"),
     )
 }

@@ -36,7 +36,7 @@ def prepare(
     """The model with weights on the levels of 8 bits, and the ranges of its activations in its card.
 
     images: pictures to calibrate with, (N, 3, H, W), preprocessed. None for a model whose card knows the ranges
-    already, because it was trained for 8 bits (`train --qat`) or comes from a quantised checkpoint: its weights stay
+    already, because it was trained for 8 bits (`qat`) or comes from a quantised checkpoint: its weights stay
     as they are.
     The raw outputs have no range, so that they stay float32: class logits and box codes never share a scale.
     Raises UserError where there are neither pictures nor ranges.
@@ -45,8 +45,8 @@ def prepare(
         ranges = model.card.activation_ranges
         if not ranges:
             raise UserError(
-                f"model {model.card.name!r} was not trained for 8 bits, so pictures must show its activations; "
-                "give some of those that it was trained on by --calibrate DIR"
+                f"model {model.card.name!r} does not know the ranges of its activations; "
+                "give pictures like those that it was trained on by --calibrate DIR"
             )
         return _with_ranges(model, ranges)
     observed = observe(model, images)

@@ -26,7 +26,8 @@ class LayerReport:
     """One layer.
 
     sqnr_db: signal to quantisation noise of its result, 10 log10(E[x^2] / E[(x - x_int8)^2]), with all that lies before
-    it in 8 bits too. weight_sqnr_db: of its kernel alone, before any preparation. least, most: of its results in float32, of each channel.
+    it in 8 bits too. weight_sqnr_db: of its kernel alone, before any preparation. least, most: of its results in
+    float32, of each channel.
     """
 
     name: str
@@ -94,8 +95,8 @@ def report_layers(model: ModelFile, prepared: ModelFile, images: NDArray[np.floa
         batch = {"images": images[start : start + _BATCH]}
         for name, here, there in zip(names, exact.run(names, batch), rough.run(names, batch), strict=True):
             axes = (0, *range(2, here.ndim))
-            products = [np.sum(one * there, axis=axes, dtype=np.float64, keepdims=True) for one in (here, there)]
-            factors = np.divide(*products, out=np.ones_like(products[0]), where=products[1] > 0)
+            product, square = (np.sum(one * there, axis=axes, dtype=np.float64, keepdims=True) for one in (here, there))
+            factors = np.where(square > 0, product / np.maximum(square, 1e-30), 1)
             signal[name] += float(np.square(here, dtype=np.float64).sum())
             noise[name] += float(np.square(here - there * factors).sum())
             low, high = here.min(axis=axes), here.max(axis=axes)

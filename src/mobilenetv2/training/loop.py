@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from mobilenetv2.data.pictures import EpochBatches
 from mobilenetv2.errors import UserError
 from mobilenetv2.files import write_aside
 from mobilenetv2.modelfile import ModelFile
+from mobilenetv2.networks.fake_quantised import FakeQuantised
 from mobilenetv2.training.checkpoint import Progress, load_state, save_state
 from mobilenetv2.training.optim import build_average, build_optimizer, build_schedule, frozen_parts
 from mobilenetv2.training.recipe import Recipe
@@ -73,8 +75,11 @@ def train(task: Task, recipe: Recipe, run: Path, listener: Listener) -> Progress
         part.requires_grad_(False)
     average = build_average(task.network, recipe).to(accelerator.device)
     optimizer = build_optimizer(task.network, recipe)
-    network, stepper = accelerator.prepare(task.network, optimizer)
-    plain: nn.Module = accelerator.unwrap_model(network)
+    quantised = FakeQuantised(task.network) if recipe.qat else None
+    network, stepper = accelerator.prepare(quantised or task.network, optimizer)
+    # What resumes; with qat the ranges of the activations belong to it.
+    whole: nn.Module = accelerator.unwrap_model(network)
+    plain = task.network if quantised else whole
 
     workers = recipe.workers if recipe.workers >= 0 else min(max((os.cpu_count() or 2) - 1, 1), 4)
     batches = EpochBatches(
@@ -96,12 +101,12 @@ def train(task: Task, recipe: Recipe, run: Path, listener: Listener) -> Progress
     schedule = build_schedule(optimizer, recipe, len(batches))
     progress, steps = Progress(), 0
     if (run / STATE).exists():
-        steps, progress = load_state(run / STATE, plain, average, optimizer)
+        steps, progress = load_state(run / STATE, whole, average, optimizer)
         schedule.last_epoch = steps
 
     def save() -> None:
         if accelerator.is_main_process:
-            save_state(run / STATE, plain, average, optimizer, steps, progress)
+            save_state(run / STATE, whole, average, optimizer, steps, progress)
 
     with _stop_signals() as stop:
         saved = time.monotonic()
@@ -160,7 +165,11 @@ def train(task: Task, recipe: Recipe, run: Path, listener: Listener) -> Progress
                 is_best = bool(metrics) and metrics[task.best_metric] > progress.best
                 if is_best:
                     progress.best = metrics[task.best_metric]
-                    task.model_file(chosen, metrics, progress.epoch).save(run / MODEL)
+                    model = task.model_file(chosen, metrics, progress.epoch)
+                    if quantised:
+                        card = replace(model.card, activation_ranges=quantised.activation_ranges())
+                        model = replace(model, card=card)
+                    model.save(run / MODEL)
                 lines = "".join(json.dumps(line) + "\n" for line in progress.history)
                 write_aside(run / METRICS, lines.encode())
                 listener.epoch_ends(record, is_best)

@@ -23,6 +23,9 @@ class Recipe:
         weights of this width, or "none".
     freeze_stages: parts that keep their pretrained weights and batch norm: 0 none, 1 the stem, 2 the stem
         and the first row of bottlenecks, and so on. Early parts cost most and change least.
+    qat: train for 8 bits (`networks.fake_quantised`), best at a learning rate of 1e-4 to 1e-5: weights and activations
+        are rounded while the network learns, and batch norm keeps its statistics. `pretrained` is then the trained
+        model to begin with.
     epochs, warmup_epochs: passes over the training pictures; the warm-up may be a fraction.
     measure_every: epochs between two measurements on the validation pictures; the last is always measured.
     batch_size: pictures a step and process.
@@ -48,6 +51,7 @@ class Recipe:
     numerics: Literal["auto", "torch", "tf"] = "auto"
     pretrained: str = "auto"
     freeze_stages: int = 0
+    qat: bool = False
     epochs: int = 20
     warmup_epochs: float = 0.5
     measure_every: int = 1
@@ -106,3 +110,7 @@ class Recipe:
             value = getattr(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise UserError(f"{name} {value!r} is out of range; give {low:g} to {high:g}")
+        if self.qat and self.pretrained == "none":
+            raise UserError(
+                "qat needs a trained model to begin with; name its file by --set pretrained=MODEL.safetensors"
+            )
