@@ -63,6 +63,7 @@ def pictures_of(task: str, count: int, archive: Path) -> list[Image.Image]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what ExecuTorch calls
 @pytest.mark.parametrize(("target", "task", "precision"), ROWS)
 def test_a_row_of_the_support_table(target: str, task: str, precision: str, shared_data: Path, tmp_path: Path) -> None:
     tool = needs(target)
