@@ -7,8 +7,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mobilenetv2.errors import ImageError, MissingExtraError, UserError, did_you_mean
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.runtime.images import expand_sources
@@ -155,11 +153,9 @@ def export(
     it with.
     Raises UserError, and leaves no file, if the two disagree.
     """
-    from mobilenetv2.data.tree import decode
-    from mobilenetv2.exports.calibration import calibration_pictures
+    from mobilenetv2.exports.calibration import calibration_images, calibration_pictures
     from mobilenetv2.exports.export import export_model
     from mobilenetv2.exports.target import find_target
-    from mobilenetv2.preprocessing import preprocess
 
     target, path = find_target(to), find_model(model)
     if calibrate is not None and not int8:
@@ -171,10 +167,9 @@ def export(
     images = None
     if calibrate is not None:
         tree, names = calibration_pictures(Path(calibrate), loaded.card)
-        shown = [decode(tree, name) for name in names]
-        images = np.stack([preprocess(picture, loaded.card.preprocessing) for picture in shown])
+        images = calibration_images(tree, names, loaded.card)
         # Drawn pictures say little about 8 bits.
-        proof = proof or shown[:PROOF_PICTURES]
+        proof = proof or [tree.read(name) for name in names[:PROOF_PICTURES]]
     precision = "int8" if int8 else "float32"
     place = Path(out) if out else target.path(path.stem, precision)
     return export_model(loaded, target, place, int8=int8, calibration=images, by_layer=by_layer, pictures=proof)

@@ -229,3 +229,23 @@ def test_the_support_table_says_what_it_knows() -> None:
     table = support_table()
     page = Path(__file__).parents[2] / "docs" / "exports.md"
     assert table in page.read_text(encoding="utf-8")
+
+
+def test_the_verb_from_pictures_to_a_file_in_eight_bits(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, picture in enumerate(draw_pictures()[3:]):
+        Image.fromarray(picture).resize((200, 150)).save(folder / f"{index}.png")
+    report = api.export("cifar10", out=tmp_path / "m.onnx", int8=True, calibrate=folder, by_layer=True)
+    assert report.pictures == 6
+    assert report.layers is not None
+    assert len(report.layers.layers) == 53
+    last = report.layers.layers[-1]
+    assert last.name == "classifier"
+    assert 3 < last.sqnr_db < 60
+    assert len(last.least) == 10
+    assert report.layers.to_text().count("\n") == 12
+    with pytest.raises(UserError, match="give some by --calibrate DIR"):
+        api.export("cifar10", out=tmp_path / "m.onnx", int8=True, by_layer=True)
+    with pytest.raises(UserError, match="does not know the ranges of its activations"):
+        api.export("cifar10", out=tmp_path / "m.onnx", int8=True)

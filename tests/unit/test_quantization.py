@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from conftest import make_random_detector, make_random_model, make_random_segmenter
 from mobilenetv2.errors import UserError
-from mobilenetv2.exports.calibration import calibration_images
+from mobilenetv2.exports.calibration import calibration_images, calibration_pictures
 from mobilenetv2.modelfile import ModelFile, load_model_file
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.quantization.equalise import CEILING, equalise
@@ -119,7 +119,8 @@ def test_equalising_keeps_the_answers_and_the_ceiling(kind: Callable[[], ModelFi
 def test_equalising_saves_the_trained_network_from_one_scale_for_all_weights(shared_data: Path) -> None:
     """The known collapse of MobileNetV2 (Nagel et al., ICCV 2019), on the model in the box and training pictures."""
     model = load_model_file(find_model("cifar10"))
-    seen = calibration_images(shared_data / "cifar10-train.zip", model.card, count=428)
+    tree, names = calibration_pictures(shared_data / "cifar10-train.zip", model.card, count=428)
+    seen = calibration_images(tree, names, model.card)
     calibration, others = seen[::4], np.delete(seen, np.s_[::4], axis=0)
     (truth,) = OnnxRuntimeEngine(model).run(others)
 

@@ -36,9 +36,8 @@ def calibration_pictures(path: Path, card: Card, *, count: int = PICTURES) -> tu
     return tree, [names[place] for place in sorted(drawn)]
 
 
-def calibration_images(path: Path, card: Card, *, count: int = PICTURES) -> NDArray[np.float32]:
-    """The same, decoded and preprocessed: (N, 3, H, W). Raises ImageError for one that cannot be read."""
-    tree, names = calibration_pictures(path, card, count=count)
+def calibration_images(tree: Tree, names: Sequence[str], card: Card) -> NDArray[np.float32]:
+    """The same, decoded one at a time and preprocessed: (N, 3, H, W). Raises ImageError for one that cannot be read."""
     return np.stack([preprocess(decode(tree, name), card.preprocessing) for name in names])
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.quantization.folded import fold, rows
+from mobilenetv2.quantization.prepare import last_layers
 from mobilenetv2.runtime.engine import open_session
 from mobilenetv2.runtime.graph import TAP, network_graph
 from mobilenetv2.runtime.graph_network import quantise_kernel
@@ -17,8 +18,6 @@ from mobilenetv2.runtime.graph_network import quantise_kernel
 _SHOWN = 10
 # Of what the first layer reads.
 _CLEAN_DB = 60.0
-# Pictures are looked at one at a time, as every result of every layer is kept.
-_BATCH = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,26 +82,29 @@ class QuantisationReport:
 def report_layers(model: ModelFile, prepared: ModelFile, images: NDArray[np.float32]) -> QuantisationReport:
     """Compare a model with what `prepare.prepare` made of it, on pictures (N, 3, H, W), preprocessed.
 
-    Preparation may have scaled channels, so each is compared up to a factor, that of the least squares.
+    Preparation may have scaled channels, so each is compared up to a factor, that of the least squares; raw outputs are
+    compared as they are.
     """
     exact = open_session(network_graph(model, taps=True), threads=None)
     rough = open_session(network_graph(prepared, int8=True, taps=True), threads=None)
     names = [output.name for output in exact.get_outputs() if output.name.startswith(TAP)]
-    signal, noise = (dict.fromkeys(names, 0.0) for _ in range(2))
+    # Of each channel the sums of x^2, x y and y^2 over all pixels of all pictures, x in float32 and y in 8 bits.
+    sums: dict[str, NDArray[np.float64]] = {}
     least: dict[str, NDArray[Any]] = {}
     most: dict[str, NDArray[Any]] = {}
-    for start in range(0, len(images), _BATCH):
-        batch = {"images": images[start : start + _BATCH]}
+    for image in images:
+        batch = {"images": image[None]}
         for name, here, there in zip(names, exact.run(names, batch), rough.run(names, batch), strict=True):
             axes = (0, *range(2, here.ndim))
-            product, square = (np.sum(one * there, axis=axes, dtype=np.float64, keepdims=True) for one in (here, there))
-            factors = np.where(square > 0, product / np.maximum(square, 1e-30), 1)
-            signal[name] += float(np.square(here, dtype=np.float64).sum())
-            noise[name] += float(np.square(here - there * factors).sum())
+            products = [
+                np.sum(x * y, axis=axes, dtype=np.float64) for x, y in ((here, here), (here, there), (there, there))
+            ]
+            sums[name] = sums.get(name, 0) + np.stack(products)
             low, high = here.min(axis=axes), here.max(axis=axes)
             least[name] = np.minimum(least.get(name, low), low)
             most[name] = np.maximum(most.get(name, high), high)
     kernels = fold(model)
+    last = {plan.name for plan in last_layers(model.card)}
     plans = [plan.name for row in rows(model.card.architecture) for plan in row]
     return QuantisationReport(
         model=model.card.name,
@@ -110,7 +112,7 @@ def report_layers(model: ModelFile, prepared: ModelFile, images: NDArray[np.floa
         layers=tuple(
             LayerReport(
                 name=plan,
-                sqnr_db=_decibels(signal[TAP + plan], noise[TAP + plan]),
+                sqnr_db=_sqnr(sums[TAP + plan], scaled=plan not in last),
                 weight_sqnr_db=_weight_sqnr(kernels[plan].kernel),
                 least=tuple(round(float(value), 5) for value in least[TAP + plan]),
                 most=tuple(round(float(value), 5) for value in most[TAP + plan]),
@@ -118,6 +120,14 @@ def report_layers(model: ModelFile, prepared: ModelFile, images: NDArray[np.floa
             for plan in plans
         ),
     )
+
+
+def _sqnr(sums: NDArray[np.float64], *, scaled: bool) -> float:
+    """sums: (3, channels), as above. scaled: whether a channel may differ by a factor."""
+    signal, product, square = sums
+    factor = np.where(square > 0, product / np.maximum(square, 1e-30), 1) if scaled else 1.0
+    noise = signal - 2 * factor * product + factor * factor * square
+    return _decibels(float(signal.sum()), max(float(noise.sum()), 0.0))
 
 
 def _decibels(signal: float, noise: float) -> float:
