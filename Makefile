@@ -19,9 +19,11 @@ test: .venv/ready
 test-all: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
-# Every row of docs/exports.md that runs here, each target in an environment of its own; writes the dated record.
-EXPORTS ?= onnx openvino executorch ncnn
-RECORD := src/mobilenetv2/exports/validated.json
+# Every row of docs/exports.md that runs here and each target's own tests, in an environment of its own; writes the dated
+# record. RECORD= leaves that alone, TESTS=tests/exports/test_rows.py takes the rows alone.
+EXPORTS ?= onnx openvino litert executorch ncnn coreml
+RECORD ?= src/mobilenetv2/exports/validated.json
+TESTS ?= tests/exports
 
 test-export: $(EXPORTS:%=test-export-%)
 
@@ -29,7 +31,7 @@ test-export-%:
 	$(PYTHON) -m venv .export/$*
 	.export/$*/bin/pip install --quiet --upgrade pip
 	.export/$*/bin/pip install --quiet -e '.$(if $(filter onnx,$*),,[$*])' pytest
-	MOBILENETV2_RECORD=$(CURDIR)/$(RECORD) .export/$*/bin/pytest -q tests/exports -k "test_a_row and $*"
+	MOBILENETV2_RECORD=$(if $(RECORD),$(CURDIR)/$(RECORD)) .export/$*/bin/pytest -q -p no:anyio $(TESTS) -k "$*"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ def predict(
 
 
 def train(
-    task: str = "classify",
+    task: str | None = None,
     *,
     data: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
@@ -64,17 +64,19 @@ def train(
     width: float | None = None,
     resolution: int | tuple[int, int] | None = None,
     weights: str | PathLike[str] | None = None,
+    qat: str | PathLike[str] | None = None,
     skip_bad: bool = False,
     resume: str | PathLike[str] | None = None,
 ) -> Path:
     """Train on a folder or `.zip` of pictures, or go on with a stopped run; returns the run's folder.
 
     task: "classify", of pictures in a folder for each class, "detect", of boxes in COCO, Pascal VOC or YOLO form, or
-    "segment", of masks as PNG, in Pascal VOC or COCO form.
+    "segment", of masks as PNG, in Pascal VOC or COCO form. None is the task of `qat`, else "classify".
     out: the run's folder, by default the first free `runs/TASK-N`. name: of the model, by default the
     data's. recipe, settings: see `mobilenetv2.training.recipes`; settings are "name=value".
     resolution: of the input in pixels, square, or (segment alone) height and width.
-    weights: a file of pretrained weights, instead of fetching them. skip_bad: go on without pictures that
+    weights: a file of pretrained weights, instead of fetching them. qat: a trained model, which goes on by its own
+    recipe, for 8 bits (`recipes.resolve_qat`). skip_bad: go on without pictures that
     cannot be decoded and boxes that cannot be right. resume: the folder of a run; it knows everything else.
     The folder ends with `model.safetensors`, `metrics.jsonl`, `evaluation.json` and `report.html`; the model's card
     holds what the runtime measures on the validation pictures.
@@ -85,9 +87,11 @@ def train(
     keep_freed_memory()  # before torch, which reads its part of it once
     try:
         from mobilenetv2.training import run as runs
-        from mobilenetv2.training.recipes import resolve
+        from mobilenetv2.training.recipes import resolve, resolve_qat
     except ModuleNotFoundError as error:
         raise MissingExtraError("training", "train") from error
+    trained = load_model_file(find_model(qat)).card if qat is not None else None
+    task = task or (trained.task if trained else "classify")
     if task not in runs.TASKS:
         raise UserError(
             f"task {task!r} is not known{did_you_mean(task, runs.TASKS)}; it can be {', '.join(runs.TASKS)}"
@@ -102,11 +106,17 @@ def train(
             if task != "segment":
                 raise UserError(f"resolution {resolution}: for {task!r} it is one number, as the input is square")
             sides = {"resolution": resolution[0], "input_width": resolution[1]}
-        chosen = resolve(task, recipe, settings, width=width, **sides)
+        if qat is not None and trained is not None:
+            if task != trained.task:
+                raise UserError(f"qat {qat}: is for task {trained.task!r}, not {task!r}")
+            source = str(find_model(qat).absolute())
+            chosen = resolve_qat(trained, source, settings, width=width, **sides)
+        else:
+            chosen = resolve(task, recipe, settings, width=width, **sides)
         run = runs.Run(
             task=task,
             data=str(Path(data).absolute()),
-            name=name or Path(data).stem,
+            name=name or (trained.name if trained else Path(data).stem),
             skip_bad=skip_bad,
             weights=str(Path(weights).absolute()) if weights else None,
             recipe=chosen,
@@ -143,19 +153,24 @@ def export(
     int8: bool = False,
     calibrate: str | PathLike[str] | None = None,
     by_layer: bool = False,
+    raw: bool = False,
+    batch: int | None = None,
+    size_hw: tuple[int, int] | None = None,
+    bgr: bool = False,
     pictures: Sequence[Any] | None = None,
 ) -> ExportReport:
     """Write a model for another runtime, and prove that it answers as this one does.
 
     to: a name of `exports.target.TARGETS`. out: by default the model's name with the target's, in the current folder.
     int8: in 8 bits. calibrate: for that, a folder or `.zip` of pictures like those that the model is for, best its
-    training data. by_layer: whether the report tells what each layer lost. pictures: paths, folders or globs to prove
-    it with.
+    training data. by_layer: whether the report tells what each layer lost. raw, batch, size_hw, bgr: of an ONNX graph,
+    see `runtime.graph_form.GraphForm`. pictures: paths, folders or globs to prove it with.
     Raises UserError, and leaves no file, if the two disagree.
     """
     from mobilenetv2.exports.calibration import calibration_images, calibration_pictures
     from mobilenetv2.exports.export import export_model
     from mobilenetv2.exports.target import find_target
+    from mobilenetv2.runtime.graph_form import ANY_PICTURES, GraphForm
 
     target, path = find_target(to), find_model(model)
     if calibrate is not None and not int8:
@@ -168,11 +183,22 @@ def export(
     if calibrate is not None:
         tree, names = calibration_pictures(Path(calibrate), loaded.card)
         images = calibration_images(tree, names, loaded.card)
-        # Drawn pictures say little about 8 bits.
-        proof = proof or [tree.read(name) for name in names[:PROOF_PICTURES]]
+        if not target.not_run:
+            # Drawn pictures say little about 8 bits.
+            proof = proof or [tree.read(name) for name in names[:PROOF_PICTURES]]
     precision = "int8" if int8 else "float32"
     place = Path(out) if out else target.path(path.stem, precision)
-    return export_model(loaded, target, place, int8=int8, calibration=images, by_layer=by_layer, pictures=proof)
+    form = GraphForm(raw=raw, batch=batch, size_hw=size_hw, bgr=bgr)
+    return export_model(
+        loaded,
+        target,
+        place,
+        int8=int8,
+        calibration=images,
+        by_layer=by_layer,
+        form=None if form == ANY_PICTURES else form,
+        pictures=proof,
+    )
 
 
 def benchmark(

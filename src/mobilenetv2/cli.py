@@ -152,7 +152,7 @@ def _in_words(answer: Prediction, top: int) -> str:
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Argument(help="classify, detect or segment.")] = "classify",
+    task: Annotated[str | None, typer.Argument(help="classify, detect or segment; classify by default.")] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -175,6 +175,9 @@ def train(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Pretrained weights, instead of fetching them.")
     ] = None,
+    qat: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Go on from this model, by its own recipe, for 8 bits.")
+    ] = None,
     skip_bad: Annotated[
         bool,
         typer.Option("--skip-bad", help="Go on without pictures that cannot be read and boxes that cannot be right."),
@@ -194,6 +197,7 @@ def train(
         width=width,
         resolution=_sides(resolution) if resolution else None,
         weights=weights,
+        qat=qat,
         skip_bad=skip_bad,
         resume=resume,
     )
@@ -201,11 +205,11 @@ def train(
     _say(f"report: {folder / 'report.html'}")
 
 
-def _sides(text: str) -> int | tuple[int, int]:
+def _sides(text: str, option: str = "--resolution") -> int | tuple[int, int]:
     """'224' or '369x481'."""
     sides = text.lower().split("x")
     if not all(side.isascii() and side.isdigit() for side in sides) or len(sides) > 2:
-        raise UserError(f"--resolution {text}: give pixels, as 224, or height and width, as 369x481")
+        raise UserError(f"{option} {text}: give pixels, as 224, or height and width, as 369x481")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
@@ -248,7 +252,7 @@ def evaluate(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A model file, or the name of a model in the box.")],
-    to: Annotated[str, typer.Option(help="onnx, openvino, executorch or ncnn.")] = "onnx",
+    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, ncnn or coreml.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="By default the model's name, in this folder.")
     ] = None,
@@ -260,6 +264,15 @@ def export(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write what 8 bits cost each layer, as JSON, here.")
     ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="ONNX: the network's own outputs, such as boxes before suppression."),
+    ] = False,
+    batch: Annotated[int | None, typer.Option(help="ONNX: so many pictures at once; any number by default.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N|HxW", help="ONNX: pictures of this size alone; of any size by default.")
+    ] = None,
+    bgr: Annotated[bool, typer.Option("--bgr", help="ONNX: pictures with blue first, as OpenCV has them.")] = False,
     pictures: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE", help="Pictures, folders or globs to prove the export with.")
     ] = None,
@@ -267,8 +280,19 @@ def export(
     """Write a model for another runtime, and prove that it answers the same."""
     from mobilenetv2 import api
 
+    sides = _sides(size, "--size") if size else None
     found = api.export(
-        model, to=to, out=out, int8=int8, calibrate=calibrate, by_layer=report is not None, pictures=pictures
+        model,
+        to=to,
+        out=out,
+        int8=int8,
+        calibrate=calibrate,
+        by_layer=report is not None,
+        raw=raw,
+        batch=batch,
+        size_hw=(sides, sides) if isinstance(sides, int) else sides,
+        bgr=bgr,
+        pictures=pictures,
     )
     print(found.path)
     _say(found.to_text())

@@ -16,9 +16,10 @@ from conftest import QUICK
 from mobilenetv2.data.shapes import write_shapes
 from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import ModelFile, load_model_file
+from mobilenetv2.runtime.predictor import find_model
 from mobilenetv2.training import run as runs
 from mobilenetv2.training.progress import PlainListener
-from mobilenetv2.training.recipes import resolve
+from mobilenetv2.training.recipes import resolve, resolve_qat
 
 BEGINNING = ("width=0.1", "epochs=1", "warmup_epochs=0", "measure_every=1", "batch_size=4", "workers=0")
 SIZES = {"classify": "resolution=32", "detect": "resolution=64", "segment": "resolution=49"}
@@ -107,3 +108,36 @@ def state_of(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
 def test_a_network_that_knows_nothing_cannot_begin() -> None:
     with pytest.raises(UserError, match="qat needs a trained model"):
         resolve("classify", "transfer", ["qat=true", "pretrained=none"])
+
+
+@pytest.mark.parametrize("task", ["classify", "detect", "segment"])
+def test_a_model_goes_on_by_its_own_recipe(task: str, data: Path, colours: Path, tmp_path: Path) -> None:
+    pictures = colours if task == "classify" else data
+    own = {"classify": ["augmentation=none"], "detect": ["anchors=fit", "zoom_out=0.1"], "segment": ["decoder=none"]}
+    before = trained(task, pictures, tmp_path / "before", "batch_size=3", "optimizer=sgd", *own[task])
+    start = tmp_path / "before/model.safetensors"
+    run = mobilenetv2.train(data=pictures, out=tmp_path / "qat", qat=start, settings=["epochs=1"])
+    after = load_model_file(run / "model.safetensors")
+    assert after.card.architecture == before.card.architecture
+    assert after.card.preprocessing == before.card.preprocessing
+    assert after.card.activation_ranges
+    was, recipe = before.card.training["recipe"], after.card.training["recipe"]
+    changed = {"qat", "pretrained", "optimizer", "learning_rate", "head_learning_rate", "measure_every"}
+    assert {name for name in was if was[name] != recipe[name]} <= changed
+    assert (recipe["qat"], recipe["optimizer"], recipe["learning_rate"], recipe["batch_size"]) == (
+        True,
+        "adamw",
+        1e-5,
+        3,
+    )
+
+
+def test_models_in_the_box_and_of_another_task(data: Path) -> None:
+    for name, width in (("cifar10", 1.0), ("bccd", 1.0), ("camvid", 1.0)):
+        card = load_model_file(find_model(name)).card
+        recipe = resolve_qat(card, name)
+        assert (recipe.qat, recipe.width, recipe.pretrained) == (True, width, name)
+        assert recipe.resolution == card.preprocessing.size_hw[0]
+        assert recipe.ema_decay == card.training["stages"][-1]["ema_decay"]
+    with pytest.raises(UserError, match="qat bccd: is for task 'detect', not 'segment'"):
+        mobilenetv2.train("segment", data=data, qat="bccd")

@@ -31,11 +31,12 @@ MODELS = {"classify": "cifar10", "detect": "bccd", "segment": "camvid"}
 PACKAGES = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
+    "litert": "ai-edge-litert",
     "executorch": "executorch",
     "ncnn": "ncnn",
 }
 # What the writer needs beside it.
-CONVERTERS = {"ncnn": "pnnx"}
+CONVERTERS = {"ncnn": "pnnx", "litert": "litert-torch"}
 ROWS = [
     (target, task, precision)
     for target in PACKAGES
@@ -63,7 +64,7 @@ def pictures_of(task: str, count: int, archive: Path) -> list[Image.Image]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what ExecuTorch calls
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what ExecuTorch and LiteRT's converter call
 @pytest.mark.parametrize(("target", "task", "precision"), ROWS)
 def test_a_row_of_the_support_table(target: str, task: str, precision: str, shared_data: Path, tmp_path: Path) -> None:
     tool = needs(target)

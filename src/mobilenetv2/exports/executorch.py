@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenetv2.errors import ExportError, MissingExtraError
+from mobilenetv2.exports.torch_network import torch_network
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.runtime.engine_executorch import FILE, quiet
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.fx import GraphModule
 
 
-def write_executorch(model: ModelFile, folder: Path, *, calibration: NDArray[np.float32] | None = None) -> None:
+def write_executorch(
+    model: ModelFile, folder: Path, *, calibration: NDArray[np.float32] | None = None, taps: bool = False
+) -> None:
     """Write `model.pte` into `folder`, for one picture of the card's size.
 
     calibration: preprocessed pictures (N, 3, H, W), by which convolutions, dense layers and sums become int8: weights
     symmetric with a scale for each output channel, activations static with one a tensor, biases and what lies between
     in float32. Each prediction layer has its own scale, and the raw outputs are joined in float32. None: float32.
+    taps: the result of every layer follows the outputs.
     Raises ExportError if a layer would be left to ExecuTorch's own slow kernels; MissingExtraError without ExecuTorch.
     """
     try:
@@ -34,7 +38,7 @@ def write_executorch(model: ModelFile, folder: Path, *, calibration: NDArray[np.
         raise MissingExtraError("export to executorch", "executorch") from error
     example = (torch.zeros(1, 3, *model.card.preprocessing.size_hw),)
     with torch.no_grad():
-        program = torch.export.export(_folded(model), example)
+        program = torch.export.export(torch_network(model, taps=taps), example)
         if calibration is not None:
             quantised = _quantise(program.module(), torch.from_numpy(calibration))
             program = torch.export.export(quantised, example)
@@ -47,30 +51,6 @@ def write_executorch(model: ModelFile, folder: Path, *, calibration: NDArray[np.
     if any(word in target for target in left for word in ("convolution", "conv2d", "linear", "addmm")):
         raise ExportError(f"XNNPACK does not take every layer of {model.card.name!r}; export it to onnx instead")
     (folder / FILE).write_bytes(edge.to_executorch().buffer)
-
-
-def _folded(model: ModelFile) -> nn.Module:
-    """The network with its batch norm in the convolutions, worked out in float64; it answers with a tensor or a tuple.
-
-    ExecuTorch would fold too, in float32, and with twice the time for everything before.
-    """
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    from mobilenetv2.networks.layers import ConvNorm
-    from mobilenetv2.networks.restored import network_of
-
-    network = network_of(model).double()
-    for module in network.modules():
-        if isinstance(module, ConvNorm):
-            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
-            module.norm = nn.Identity()  # type: ignore[assignment]
-
-    def without_names(network: nn.Module, taken: Any, answer: Any) -> Any:
-        return tuple(answer) if isinstance(answer, tuple) else answer
-
-    network.register_forward_hook(without_names)
-    return network.float()
 
 
 def _quantise(network: GraphModule, pictures: Tensor) -> GraphModule:

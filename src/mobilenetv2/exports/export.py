@@ -23,7 +23,8 @@ from mobilenetv2.quantization.prepare import Preparation, prepare
 from mobilenetv2.quantization.report import QuantisationReport, report_layers
 from mobilenetv2.runtime.drawn import draw_pictures
 from mobilenetv2.runtime.exported import CARD_FILE, Export, read_export, write_card
-from mobilenetv2.runtime.images import Source, name_of
+from mobilenetv2.runtime.graph_form import GraphForm
+from mobilenetv2.runtime.images import Source, name_of, open_image
 from mobilenetv2.runtime.predictor import Predictor, predictor_of, predictor_of_export, predictor_of_graph
 
 # Far below what is shown, so that there are many boxes to compare.
@@ -37,7 +38,7 @@ _LAYER_PICTURES = 16
 class ExportReport:
     """What was written, and how it was checked.
 
-    pictures: how many were answered by both sides.
+    pictures: how many were answered by both sides; none where nothing here can run the target, and not_run says why.
     largest_difference: of any probability, or score of a box, of any picture, 0..1.
     boxes: of a detector, how many were found by both sides. least_iou: the least overlap of any two that belong
     together, 0..1. pixels: of a segmenter, how many were compared; different: how many of them are of another class.
@@ -58,10 +59,13 @@ class ExportReport:
     agreement: float | None = None
     speed: float | None = None
     layers: QuantisationReport | None = None
+    not_run: str = ""
 
     def to_text(self) -> str:
         """One line: how many pictures, how near, and the size of the file."""
         size = f"{self.file_bytes / 1e6:.1f} MB"
+        if self.not_run:
+            return f"names, shapes and every weight are the model's, not run ({self.not_run}), {size}"
         noun = "picture" if self.pictures == 1 else "pictures"
         if self.agreement is not None:
             faster = "" if self.speed is None else f"{self.speed:.2f} times as fast here, "
@@ -85,17 +89,20 @@ def export_model(
     calibration: NDArray[np.float32] | None = None,
     preparation: Preparation | None = None,
     by_layer: bool = False,
+    form: GraphForm | None = None,
     pictures: Iterable[Source] | None = None,
 ) -> ExportReport:
     """Write `model` for a target to `out`: a file for ONNX, else a folder with a `card.json`.
 
     int8: in 8 bits. calibration: pictures for that, (N, 3, H, W), preprocessed; None for the ranges of the card.
     preparation: for 8 bits; the target's own if None. by_layer: whether the report tells what each layer lost, as our
-    own graph has it in 8 bits, on a few of the calibration pictures. pictures: to prove it with, nine drawn ones
-    if None.
+    own graph has it in 8 bits, on a few of the calibration pictures. form: of an ONNX graph; one that takes any
+    pictures and answers with predictions if None. pictures: to prove it with, nine drawn ones if None; they are resized
+    where the form fixes their size.
     What was written answers them in its own runtime, the model file answers the same in onnxruntime with Pillow's
     preprocessing. Only where `parity.compare` finds all of them alike is it renamed to `out`; in 8 bits, where
-    `parity.agreement` is .85 or more. A detector shows all boxes of a score above .01 for that, in 8 bits of that of
+    `parity.agreement` is .85 or more. Where nothing here can run the target, its writer checks the file instead, and
+    pictures must be None. A detector shows all boxes of a score above .01 for that, in 8 bits of that of
     its card.
     Raises ExportError, which names the picture and the first layer that differs; ImageError for a picture that cannot
     be read; UserError if there is none, no box is in any, or the place cannot be written.
@@ -105,11 +112,23 @@ def export_model(
         levels = Preparation(levels=OWN_LEVELS) if target.own_levels else Preparation()
         prepared = prepare(model, calibration, preparation or levels)
     _check_place(out, target)
+    if target.not_run and pictures is not None:
+        raise UserError(f"pictures cannot prove an export to {target.name}, as {target.not_run}; leave them out")
+    if form is not None and not target.is_file:
+        raise UserError(f"raw outputs, batch, size and order of colours can be chosen for onnx, not for {target.name}")
+    sources = list(draw_pictures() if pictures is None else pictures)
+    if form is not None and form.size_hw is not None:
+        height, width = form.size_hw
+        sources = [open_image(source).resize((width, height)) for source in sources]
+    if not sources:
+        raise UserError(f"no pictures to check the export with; give some, or leave them out; {out} was not written")
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=_parent(out)) as scratch:
         folder = Path(scratch) / out.name
         folder.mkdir()
         if target.own_levels:
             target.write(prepared, folder, calibration=calibration if int8 else None)
+        elif form is not None:
+            target.write(prepared, folder, int8=int8, form=form)
         else:
             target.write(prepared, folder, int8=int8)
         precision = "int8" if int8 else "float32"
@@ -118,19 +137,17 @@ def export_model(
         else:
             write_card(Export(folder=folder, target=target.name, precision=precision, card=prepared.card))
         file_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        score_threshold = PROOF_SCORE if model.card.task == "detect" and not int8 else None
-        ours = predictor_of(model, score_threshold=score_threshold)
-        if target.is_file:
-            theirs = predictor_of_graph(content, source=str(out), score_threshold=score_threshold)
+        if target.not_run:
+            report = ExportReport(path=out, pictures=0, file_bytes=file_bytes, not_run=target.not_run)
         else:
-            theirs = predictor_of_export(read_export(folder), score_threshold=score_threshold)
-        sources = list(draw_pictures() if pictures is None else pictures)
-        if not sources:
-            raise UserError(
-                f"no pictures to check the export with; give some, or leave them out; {out} was not written"
-            )
-        prove = _prove_int8 if int8 else _prove
-        report = prove(model, target, out, ours, theirs, sources, file_bytes)
+            score_threshold = PROOF_SCORE if model.card.task == "detect" and not int8 else None
+            ours = predictor_of(model, score_threshold=score_threshold)
+            if target.is_file:
+                theirs = predictor_of_graph(content, source=str(out), score_threshold=score_threshold)
+            else:
+                theirs = predictor_of_export(read_export(folder), score_threshold=score_threshold)
+            prove = _prove_int8 if int8 else _prove
+            report = prove(model, target, out, ours, theirs, sources, file_bytes)
         if by_layer and calibration is not None:
             report = replace(report, layers=report_layers(model, prepared, calibration[:_LAYER_PICTURES]))
         _into_place(folder, out, target)

@@ -18,11 +18,13 @@ from mobilenetv2.runtime.graph import network_graph
 _TIMEOUT_SECONDS = 600.0
 
 
-def write_ncnn(model: ModelFile, folder: Path, *, calibration: NDArray[np.float32] | None = None) -> None:
+def write_ncnn(
+    model: ModelFile, folder: Path, *, calibration: NDArray[np.float32] | None = None, taps: bool = False
+) -> None:
     """Write `model.param` and `model.bin` into `folder`, both of float32, for one picture of the card's size.
 
     pnnx reads the network as `runtime.graph.network_graph` describes it; its blobs are `in0`, and `out0` and on for
-    the outputs in their order, without the batch, which ncnn does not have.
+    the outputs in their order, without the batch, which ncnn does not have. taps: the result of every layer follows.
     Raises ExportError where pnnx fails or makes what our engine would refuse, and for `calibration`, since no package
     brings ncnn's quantiser; MissingExtraError without pnnx.
     """
@@ -39,7 +41,7 @@ def write_ncnn(model: ModelFile, folder: Path, *, calibration: NDArray[np.float3
     # pnnx leaves eight other files behind.
     with TemporaryDirectory() as name:
         scratch = Path(name)
-        (scratch / "model.onnx").write_bytes(network_graph(model))
+        (scratch / "model.onnx").write_bytes(network_graph(model, taps=taps))
         last_line = _run([pnnx.EXEC_PATH, "model.onnx", f"inputshape=[1,3,{height},{width}]", "fp16=0"], scratch)
         written = [scratch / f"model.ncnn.{kind}" for kind in ("param", "bin")]
         if not all(path.is_file() for path in written):

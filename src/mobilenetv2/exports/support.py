@@ -59,6 +59,9 @@ def _row(task: str, target: str, precision: str) -> Support:
     about: dict[str, Any] = {"task": task, "target": target, "precision": precision}
     if reason := BLOCKED.get((target, precision)):
         return Support(**about, state="blocked", reason=reason)
+    if reason := TARGETS[target].not_run:
+        weights = "every weight" if precision == "float32" else "every weight (they alone are in 8 bits)"
+        return Support(**about, state="available", reason=f"not run: {reason}; names, shapes and {weights} are checked")
     record = _records().get(f"{task} {target} {precision}")
     if record is None:
         return Support(**about, state="available", reason="")

@@ -17,12 +17,14 @@ class Target:
 
     title: its name for people. extra: of the package, with what it takes to write and to run them; empty for none.
     own_levels: whether its own tool quantises, with 127 steps to each side of 0; else our graph does.
+    not_run: why nothing here can run it, if so; its writer checks what can be checked without.
     """
 
     name: str
     title: str
     extra: str
     own_levels: bool = True
+    not_run: str = ""
 
     @property
     def is_file(self) -> bool:
@@ -36,7 +38,7 @@ class Target:
 
     @property
     def write(self) -> Callable[..., None]:
-        """`write_NAME(model, folder, *, calibration)` of the target's module."""
+        """`write_NAME(model, folder, *, calibration or int8, taps)` of the target's module."""
         module = importlib.import_module(f"mobilenetv2.exports.{self.name}")
         writer: Callable[..., Any] = getattr(module, f"write_{self.name}")
         return writer
@@ -47,8 +49,10 @@ TARGETS: Mapping[str, Target] = {
     for target in (
         Target(name="onnx", title="ONNX Runtime", extra="", own_levels=False),
         Target(name="openvino", title="OpenVINO", extra="openvino", own_levels=False),
+        Target(name="litert", title="LiteRT", extra="litert"),
         Target(name="executorch", title="ExecuTorch", extra="executorch"),
         Target(name="ncnn", title="ncnn", extra="ncnn"),
+        Target(name="coreml", title="Core ML", extra="coreml", not_run="Core ML runs on Apple's systems alone"),
     )
 }
 

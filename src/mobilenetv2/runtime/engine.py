@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from mobilenetv2.errors import ModelFileError, UserError
 from mobilenetv2.modelfile import CARD_KEY, Card, ModelFile
-from mobilenetv2.runtime.graph import PRECISION_KEY, network_graph
+from mobilenetv2.runtime.graph import FORM_KEY, PRECISION_KEY, network_graph, raw_outputs
 from mobilenetv2.runtime.graph_detect import IOU_THRESHOLD, SCORE_THRESHOLD
+from mobilenetv2.runtime.graph_form import ANY_PICTURES, GraphForm
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -52,25 +53,28 @@ class PictureEngine:
         self.card = Card.from_json(card, source=source)
         # Exports of the first versions do not say.
         self.precision = metadata.get(PRECISION_KEY, "float32")
-        if ports != _ports_of(self.card):
+        form = metadata.get(FORM_KEY)
+        self.form = ANY_PICTURES if form is None else GraphForm.from_json(form, source=source)
+        if ports != _ports_of(self.card, self.form):
             raise ModelFileError(
                 f"{source}: its inputs and outputs are not those of its model card; export the model again"
             )
 
     def run(self, pictures: NDArray[np.uint8], score_threshold: float | None = None) -> tuple[NDArray[Any], ...]:
-        """RGB (N, height, width, 3) of any size -> the answers that `graph.picture_graph` describes, in their order.
+        """RGB (N, height, width, 3) -> the answers that `graph.picture_graph` describes, in their order.
 
-        score_threshold: of a detector, 0..1; None for that of its card.
-        Raises ModelFileError where damage shows only now.
+        N, height and width are those of its `form`, where it fixes them. score_threshold: of a detector that answers
+        with boxes, 0..1; None for that of its card. Raises ModelFileError where damage shows only now.
         """
-        inputs: dict[str, NDArray[Any]] = {"images": pictures}
+        # The last axis backwards: the colours.
+        inputs: dict[str, NDArray[Any]] = {"images": pictures[..., ::-1] if self.form.bgr else pictures}
         if score_threshold is not None:
             inputs[SCORE_THRESHOLD] = np.array(score_threshold, np.float32)
         try:
             outputs = tuple(self._session.run(None, inputs))
         except self._refusals as error:
             raise ModelFileError(self._damaged) from error
-        if not _are_possible(outputs, pictures, self.card):
+        if not self.form.raw and not _are_possible(outputs, pictures, self.card):
             raise ModelFileError(self._damaged)
         return outputs
 
@@ -95,13 +99,16 @@ def _ports(session: InferenceSession) -> list[_Port]:
     return [(port.name, port.type, port.shape) for port in (*session.get_inputs(), *optional, *session.get_outputs())]
 
 
-def _ports_of(card: Card) -> list[_Port]:
+def _ports_of(card: Card, form: GraphForm) -> list[_Port]:
     """The same, as an export of a model with this card has it."""
-    pictures = ("images", "tensor(uint8)", ["batch", "height", "width", 3])
+    pictures = ("images", "tensor(uint8)", list(form.pictures))
+    batch = form.pictures[0]
+    if form.raw:
+        return [pictures, *((name, "tensor(float)", [batch, *shape]) for name, shape in raw_outputs(card).items())]
     if card.task == "classify":
-        return [pictures, ("probabilities", "tensor(float)", ["batch", len(card.labels)])]
+        return [pictures, ("probabilities", "tensor(float)", [batch, len(card.labels)])]
     if card.task == "segment":
-        return [pictures, ("mask", "tensor(uint8)", ["batch", "height", "width"])]
+        return [pictures, ("mask", "tensor(uint8)", list(form.pictures[:3]))]
     return [
         pictures,
         (IOU_THRESHOLD, "tensor(float)", []),

@@ -95,16 +95,17 @@ def _open_runtime(threads: int | None, *, others: int) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing is printed to stderr, from C neither, and libraries that are imported here leave no log handlers.
+    """Nothing is logged, or printed to stderr, from C neither; libraries that are imported here leave no log handlers.
 
     The file descriptor is the process's, so whatever else is written to it in the meantime is lost too.
     """
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
+        logging.disable()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
@@ -115,3 +116,4 @@ def quiet() -> Iterator[None]:
         os.close(nothing)
         root.handlers[:] = handlers
         root.setLevel(level)
+        logging.disable(disabled)

@@ -111,7 +111,7 @@ def read_network(param: bytes, weights: bytes) -> tuple[str, tuple[str, ...]]:
     if len(images) != 1:
         raise ValueError(f"it takes {len(images)} inputs")
     # pnnx numbers them: out0, out1.
-    return images[0], tuple(sorted(unread))
+    return images[0], tuple(sorted(unread, key=lambda blob: (len(blob), blob)))
 
 
 def _read_layers(text: str) -> list[_Layer]:

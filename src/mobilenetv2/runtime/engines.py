@@ -13,6 +13,7 @@ DEFAULT_ENGINE = "onnxruntime"
 # Engines that run an export's folder: module and class, as their libraries are in extras.
 FROM_EXPORTS = {
     "executorch": ("engine_executorch", "ExecuTorchEngine"),
+    "litert": ("engine_litert", "LiteRtEngine"),
     "ncnn": ("engine_ncnn", "NcnnEngine"),
     "openvino": ("engine_openvino", "OpenVinoEngine"),
 }

@@ -7,8 +7,9 @@ import numpy as np
 from mobilenetv2 import __version__
 from mobilenetv2.anchors import anchor_grid
 from mobilenetv2.boxes import Boxes
-from mobilenetv2.modelfile import CARD_KEY, ModelFile
+from mobilenetv2.modelfile import CARD_KEY, Card, ModelFile
 from mobilenetv2.runtime.graph_detect import add_detection
+from mobilenetv2.runtime.graph_form import ANY_PICTURES, GraphForm
 from mobilenetv2.runtime.graph_network import Trace, add_network, add_size_hw, add_upsampling
 from mobilenetv2.runtime.graph_preprocess import add_preprocessing
 from mobilenetv2.runtime.onnx_wire import UINT8, GraphBuilder, write_model
@@ -16,7 +17,7 @@ from mobilenetv2.segmenter import size_at_stride
 
 TAP = "tap/"
 PREPROCESSED = f"{TAP}preprocessed"
-PRECISION_KEY = "mobilenetv2_precision"
+PRECISION_KEY, FORM_KEY = "mobilenetv2_precision", "mobilenetv2_form"
 
 
 def network_graph(model: ModelFile, *, int8: bool = False, taps: bool = False) -> bytes:
@@ -28,18 +29,10 @@ def network_graph(model: ModelFile, *, int8: bool = False, taps: bool = False) -
     int8: in 8 bits inside, by the card's `activation_ranges`.
     taps: the result of every layer follows, in the order of computation, under its name after `TAP`.
     """
-    graph, card = GraphBuilder(), model.card
-    graph.input("images", np.float32, ("batch", 3, *card.preprocessing.size_hw))
-    classes = len(card.labels)
-    shapes: list[tuple[int, ...]] = [(classes,)]
-    if card.task == "detect":
-        anchors = len(_anchors(model))
-        shapes = [(anchors, classes + 1), (anchors, 4)]
-    elif card.task == "segment":
-        shapes = [(classes, *size_at_stride(card.preprocessing.size_hw, card.segmenter.logits_stride))]
-    trace = Trace()
-    for name, shape in zip(add_network(graph, "images", model, int8=int8, trace=trace), shapes, strict=True):
-        graph.output(name, np.float32, ("batch", *shape))
+    graph, trace = GraphBuilder(), Trace()
+    graph.input("images", np.float32, ("batch", 3, *model.card.preprocessing.size_hw))
+    add_network(graph, "images", model, int8=int8, trace=trace)
+    _add_raw_outputs(graph, model.card)
     if taps:
         _add_taps(graph, trace)
     return _write(graph, model, int8=int8)
@@ -72,7 +65,7 @@ def observing_graph(model: ModelFile) -> bytes:
     return _write(graph, model)
 
 
-def picture_graph(model: ModelFile, *, int8: bool = False, taps: bool = False) -> bytes:
+def picture_graph(model: ModelFile, *, int8: bool = False, taps: bool = False, form: GraphForm = ANY_PICTURES) -> bytes:
     """ONNX: `images` uint8 RGB (batch, height, width, 3), of any size -> answers.
 
     classify: `probabilities` float32 (batch, classes). detect, of all pictures together: `boxes_xyxy` float32
@@ -81,14 +74,19 @@ def picture_graph(model: ModelFile, *, int8: bool = False, taps: bool = False) -
     batch. By picture, best first. A detector's inputs `score_threshold` and `iou_threshold` may be left out.
     segment: `mask` uint8 (batch, height, width), the place of each pixel's class, in pixels of the given pictures.
     Resize, crop and normalisation are inside, exact to the bit against `preprocessing.preprocess`. The
-    card is in the metadata under `mobilenetv2_card`. int8: as in `network_graph`.
+    card is in the metadata under `mobilenetv2_card`. int8: as in `network_graph`. form: of what it takes and gives.
     taps: what the network sees follows as `PREPROCESSED`, then the result of every layer as in `network_graph`.
     """
     graph, card, trace = GraphBuilder(), model.card, Trace()
-    graph.input("images", np.uint8, ("batch", "height", "width", 3))
-    preprocessed = add_preprocessing(graph, "images", card.preprocessing)
+    graph.input("images", np.uint8, form.pictures)
+    pictures = "images"
+    if form.bgr:
+        pictures = graph.node("Gather", pictures, graph.constant(np.array([2, 1, 0], np.int64)), axis=3)
+    preprocessed = add_preprocessing(graph, pictures, card.preprocessing)
     raw = add_network(graph, preprocessed, model, int8=int8, trace=trace)
-    if card.task == "detect":
+    if form.raw:
+        _add_raw_outputs(graph, card, form.batch)
+    elif card.task == "detect":
         class_logits, box_codes = raw
         detector, postprocessing = card.detection
         add_detection(
@@ -96,7 +94,7 @@ def picture_graph(model: ModelFile, *, int8: bool = False, taps: bool = False) -
             class_logits,
             box_codes,
             "images",
-            anchors_xyxy=_anchors(model),
+            anchors_xyxy=_anchors(card),
             num_classes=detector.num_classes,
             postprocessing=postprocessing,
         )
@@ -105,27 +103,54 @@ def picture_graph(model: ModelFile, *, int8: bool = False, taps: bool = False) -
         enlarged = add_upsampling(graph, logits, add_size_hw(graph, "images", first=1))
         classes = graph.node("ArgMax", enlarged, axis=1, keepdims=0)
         graph.node("Cast", classes, name="mask", to=UINT8)
-        graph.output("mask", np.uint8, ("batch", "height", "width"))
+        graph.output("mask", np.uint8, form.pictures[:3])
     else:
         (logits,) = raw
         graph.node("Softmax", logits, name="probabilities", axis=1)
-        graph.output("probabilities", np.float32, ("batch", len(card.labels)))
+        graph.output("probabilities", np.float32, (form.batch or "batch", len(card.labels)))
     if taps:
         graph.output(graph.node("Identity", preprocessed, name=PREPROCESSED), np.float32, None)
         _add_taps(graph, trace)
-    return _write(graph, model, int8=int8)
+    return _write(graph, model, int8=int8, form=form)
+
+
+def raw_outputs(card: Card) -> dict[str, tuple[int, ...]]:
+    """Names and shapes, without the batch, of the outputs of `network_graph`, in their order."""
+    classes = len(card.labels)
+    if card.task == "detect":
+        anchors = len(_anchors(card))
+        return {"class_logits": (anchors, classes + 1), "box_codes": (anchors, 4)}
+    if card.task == "segment":
+        return {"logits": (classes, *size_at_stride(card.preprocessing.size_hw, card.segmenter.logits_stride))}
+    return {"logits": (classes,)}
+
+
+def layer_names(model: ModelFile) -> list[str]:
+    """Of every layer, in the order of computation, which is that of the taps."""
+    trace = Trace()
+    add_network(GraphBuilder(), "images", model, trace=trace)
+    return list(trace.layers)
 
 
 def _add_taps(graph: GraphBuilder, trace: Trace) -> None:
+    # Times 1, as pnnx stumbles over many copies.
+    one = graph.constant(np.float32(1))
     for name, layer in trace.layers.items():
-        graph.output(graph.node("Identity", layer.result, name=f"{TAP}{name}"), np.float32, None)
+        graph.output(graph.node("Mul", layer.result, one, name=f"{TAP}{name}"), np.float32, None)
 
 
-def _anchors(model: ModelFile) -> Boxes:
-    detector, _ = model.card.detection
-    return anchor_grid(model.card.preprocessing.size_hw, detector.anchors)
+def _anchors(card: Card) -> Boxes:
+    detector, _ = card.detection
+    return anchor_grid(card.preprocessing.size_hw, detector.anchors)
 
 
-def _write(graph: GraphBuilder, model: ModelFile, *, int8: bool = False) -> bytes:
+def _add_raw_outputs(graph: GraphBuilder, card: Card, batch: int | None = None) -> None:
+    for name, shape in raw_outputs(card).items():
+        graph.output(name, np.float32, (batch or "batch", *shape))
+
+
+def _write(graph: GraphBuilder, model: ModelFile, *, int8: bool = False, form: GraphForm | None = None) -> bytes:
     metadata = {CARD_KEY: model.card.to_json(), PRECISION_KEY: "int8" if int8 else "float32"}
+    if form is not None:
+        metadata[FORM_KEY] = form.to_json()
     return write_model(graph.graph(model.card.name), producer_version=__version__, metadata=metadata)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mobilenetv2.errors import ImageError
 from mobilenetv2.modelfile import Card
 from mobilenetv2.preprocessing import preprocess
 from mobilenetv2.runtime.answers import Answer, reader_for
@@ -70,7 +71,7 @@ class PillowScorer:
 
 
 class GraphScorer:
-    """Hands pictures to an exported graph, which does everything: its time counts as the network's."""
+    """Hands pictures to an exported graph, which does all or, if it is raw, all but the last step."""
 
     # Pictures of one run are of one size.
     batch = 1
@@ -78,19 +79,35 @@ class GraphScorer:
     def __init__(self, engine: PictureEngine, card: Card) -> None:
         self._engine = engine
         self._reader = reader_for(card)
-        self._score_threshold = card.postprocessing.score_threshold if card.postprocessing else None
+        answers = card.postprocessing is not None and not engine.form.raw
+        self._score_threshold = card.postprocessing.score_threshold if card.postprocessing and answers else None
 
     def with_card(self, card: Card) -> GraphScorer:
         return GraphScorer(self._engine, card)
 
     def prepare(self, picture: Image.Image) -> NDArray[np.uint8]:
+        fixed, given = self._engine.form.size_hw, (picture.height, picture.width)
+        if fixed not in (None, given):
+            raise ImageError(
+                f"is {given[1]}x{given[0]} pixels, and this export takes {fixed[1]}x{fixed[0]} alone; resize it, or "
+                "export the model without --size"
+            )
         return np.asarray(picture)
 
     def score(self, prepared: Sequence[NDArray[np.uint8]]) -> Scores:
+        pictures = np.stack(prepared)
+        count, sizes_hw = len(pictures), [pictures.shape[1:3]] * len(pictures)
+        if self._engine.form.batch is not None:
+            # Black pictures fill it up.
+            pictures = np.pad(pictures, ((0, self._engine.form.batch - count), (0, 0), (0, 0), (0, 0)))
         start = time.perf_counter()
-        outputs = self._engine.run(np.stack(prepared), score_threshold=self._score_threshold)
-        answers = self._reader.of_graph(outputs, len(prepared))
-        return Scores(answers, ms_since(start), 0.0)
+        outputs = self._engine.run(pictures, score_threshold=self._score_threshold)
+        network_ms, start = ms_since(start), time.perf_counter()
+        if self._engine.form.raw:
+            answers = self._reader.of_network(tuple(output[:count] for output in outputs), sizes_hw)
+        else:
+            answers = self._reader.of_graph(outputs, count)[:count]
+        return Scores(answers, network_ms, ms_since(start))
 
 
 class TiledScorer:

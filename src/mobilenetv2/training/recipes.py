@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
+from mobilenetv2.detector import Detector
 from mobilenetv2.errors import UserError, did_you_mean
+from mobilenetv2.modelfile import Card
+from mobilenetv2.segmenter import Segmenter
 from mobilenetv2.settings import changed
 from mobilenetv2.training.recipe import Recipe
 
@@ -298,6 +301,20 @@ RECIPE_KINDS: Mapping[str, type[Recipe]] = {
 }
 
 
+# A few passes of little steps: ranges settle, and weights move by less than a level.
+_QAT: Mapping[str, Any] = {
+    "qat": True,
+    "epochs": 2,
+    "warmup_epochs": 0.0,
+    "measure_every": 1,
+    "freeze_stages": 0,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "learning_rate": 1e-5,
+    "head_learning_rate": 1e-5,
+}
+
+
 def resolve(task: str, name: str, settings: Iterable[str] = (), **given: Any) -> Recipe:
     """A task's recipe by name, changed by `name=value` settings and by values that are not None.
 
@@ -309,3 +326,25 @@ def resolve(task: str, name: str, settings: Iterable[str] = (), **given: Any) ->
             f"recipe {name!r} is not known for {task!r}{did_you_mean(name, known)}; it can be {', '.join(known)}"
         )
     return changed(known[name](), settings, fixed=("recipe",), **given)
+
+
+def resolve_qat(card: Card, source: str, settings: Iterable[str] = (), **given: Any) -> Recipe:
+    """How a trained model goes on for 8 bits: by its own recipe, at a rate that moves no weight far.
+
+    card: of that model. source: its path, or its name in the box. A model that was not trained here goes on by
+    "transfer". settings, given: as `resolve` takes them, and raises.
+    """
+    # Models in the box tell of several trainings, one after the other.
+    own = card.training.get("recipe") or (card.training.get("stages") or [{}])[-1]
+    known = RECIPES[card.task]["transfer"]()
+    values = {field.name: own[field.name] for field in fields(known) if field.name in own}
+    height, width = card.preprocessing.size_hw
+    architecture = card.architecture
+    values |= {"width": architecture.width, "resolution": height, "numerics": "auto", "pretrained": source}
+    if isinstance(architecture, Detector):
+        values |= {"detector": architecture.name, "backbone": architecture.backbone}
+    elif isinstance(architecture, Segmenter):
+        names = ("backbone", "output_stride", "aspp", "decoder")
+        values |= {"input_width": width} | {name: getattr(architecture, name) for name in names}
+    recipe = replace(known, **{**values, **_QAT})
+    return changed(recipe, settings, fixed=("recipe",), **given)
