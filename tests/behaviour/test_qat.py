@@ -122,7 +122,8 @@ def test_a_model_goes_on_by_its_own_recipe(task: str, data: Path, colours: Path,
     assert after.card.preprocessing == before.card.preprocessing
     assert after.card.activation_ranges
     was, recipe = before.card.training["recipe"], after.card.training["recipe"]
-    changed = {"qat", "pretrained", "optimizer", "learning_rate", "head_learning_rate", "measure_every"}
+    # The input's width is written out, where 0 stands for that of a square.
+    changed = {"qat", "pretrained", "optimizer", "learning_rate", "head_learning_rate", "measure_every", "input_width"}
     assert {name for name in was if was[name] != recipe[name]} <= changed
     assert (recipe["qat"], recipe["optimizer"], recipe["learning_rate"], recipe["batch_size"]) == (
         True,

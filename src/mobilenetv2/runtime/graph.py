@@ -149,8 +149,8 @@ def _add_raw_outputs(graph: GraphBuilder, card: Card, batch: int | None = None) 
         graph.output(name, np.float32, (batch or "batch", *shape))
 
 
-def _write(graph: GraphBuilder, model: ModelFile, *, int8: bool = False, form: GraphForm | None = None) -> bytes:
+def _write(graph: GraphBuilder, model: ModelFile, *, int8: bool = False, form: GraphForm = ANY_PICTURES) -> bytes:
     metadata = {CARD_KEY: model.card.to_json(), PRECISION_KEY: "int8" if int8 else "float32"}
-    if form is not None:
+    if form != ANY_PICTURES:
         metadata[FORM_KEY] = form.to_json()
     return write_model(graph.graph(model.card.name), producer_version=__version__, metadata=metadata)
