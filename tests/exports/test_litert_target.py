@@ -54,7 +54,7 @@ def test_eight_bits_stay_near(model: Callable[[], ModelFile], tmp_path: Path) ->
     whole = model()
     write_litert(whole, tmp_path, calibration=pictures(8))
     weights = sum(tensor.size for tensor in whole.tensors.values() if tensor.ndim > 1)
-    assert (tmp_path / FILE).stat().st_size < 2 * weights
+    assert (tmp_path / FILE).stat().st_size < 2.5 * weights
     found = LiteRtEngine(tmp_path).run(pictures())
     for theirs, ours in zip(found, OnnxRuntimeEngine(whole).run(pictures()), strict=True):
         assert 0 < np.sqrt(np.mean((theirs - ours) ** 2)) < 0.3 * np.sqrt(np.mean(ours**2))
