@@ -90,7 +90,8 @@ def train(
         from mobilenetv2.training.recipes import resolve, resolve_qat
     except ModuleNotFoundError as error:
         raise MissingExtraError("training", "train") from error
-    trained = load_model_file(find_model(qat)).card if qat is not None else None
+    start = find_model(qat) if qat is not None else None
+    trained = load_model_file(start).card if start else None
     task = task or (trained.task if trained else "classify")
     if task not in runs.TASKS:
         raise UserError(
@@ -106,11 +107,10 @@ def train(
             if task != "segment":
                 raise UserError(f"resolution {resolution}: for {task!r} it is one number, as the input is square")
             sides = {"resolution": resolution[0], "input_width": resolution[1]}
-        if qat is not None and trained is not None:
+        if start and trained:
             if task != trained.task:
                 raise UserError(f"qat {qat}: is for task {trained.task!r}, not {task!r}")
-            source = str(find_model(qat).absolute())
-            chosen = resolve_qat(trained, source, settings, width=width, **sides)
+            chosen = resolve_qat(trained, str(start.absolute()), settings, width=width, **sides)
         else:
             chosen = resolve(task, recipe, settings, width=width, **sides)
         run = runs.Run(
@@ -170,7 +170,7 @@ def export(
     from mobilenetv2.exports.calibration import calibration_images, calibration_pictures
     from mobilenetv2.exports.export import export_model
     from mobilenetv2.exports.target import find_target
-    from mobilenetv2.runtime.graph_form import ANY_PICTURES, GraphForm
+    from mobilenetv2.runtime.graph_form import GraphForm
 
     target, path = find_target(to), find_model(model)
     if calibrate is not None and not int8:
@@ -188,7 +188,6 @@ def export(
             proof = proof or [tree.read(name) for name in names[:PROOF_PICTURES]]
     precision = "int8" if int8 else "float32"
     place = Path(out) if out else target.path(path.stem, precision)
-    form = GraphForm(raw=raw, batch=batch, size_hw=size_hw, bgr=bgr)
     return export_model(
         loaded,
         target,
@@ -196,7 +195,7 @@ def export(
         int8=int8,
         calibration=images,
         by_layer=by_layer,
-        form=None if form == ANY_PICTURES else form,
+        form=GraphForm(raw=raw, batch=batch, size_hw=size_hw, bgr=bgr),
         pictures=proof,
     )
 

@@ -21,7 +21,7 @@ from mobilenetv2.preprocessing import Preprocessing
 pytest.importorskip("coremltools")
 
 from mobilenetv2.exports.coreml import PACKAGE, check_coreml, write_coreml
-from mobilenetv2.runtime.engine_executorch import quiet
+from mobilenetv2.runtime.quiet import quiet
 
 pytestmark = pytest.mark.slow
 SIZE = Preprocessing(size_hw=(64, 48))

@@ -15,8 +15,8 @@ from mobilenetv2.errors import ExportError, MissingExtraError
 from mobilenetv2.exports.torch_network import torch_network
 from mobilenetv2.modelfile import CARD_KEY, ModelFile
 from mobilenetv2.quantization.folded import fold
-from mobilenetv2.runtime.engine_executorch import quiet
 from mobilenetv2.runtime.graph import raw_outputs
+from mobilenetv2.runtime.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from mobilenetv2.errors import ExportError, MissingExtraError
 from mobilenetv2.exports.torch_network import torch_network
 from mobilenetv2.modelfile import ModelFile
-from mobilenetv2.runtime.engine_executorch import FILE, quiet
+from mobilenetv2.runtime.engine_executorch import FILE
+from mobilenetv2.runtime.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor

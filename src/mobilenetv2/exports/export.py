@@ -23,7 +23,7 @@ from mobilenetv2.quantization.prepare import Preparation, prepare
 from mobilenetv2.quantization.report import QuantisationReport, report_layers
 from mobilenetv2.runtime.drawn import draw_pictures
 from mobilenetv2.runtime.exported import CARD_FILE, Export, read_export, write_card
-from mobilenetv2.runtime.graph_form import GraphForm
+from mobilenetv2.runtime.graph_form import ANY_PICTURES, GraphForm
 from mobilenetv2.runtime.images import Source, name_of, open_image
 from mobilenetv2.runtime.predictor import Predictor, predictor_of, predictor_of_export, predictor_of_graph
 
@@ -89,16 +89,15 @@ def export_model(
     calibration: NDArray[np.float32] | None = None,
     preparation: Preparation | None = None,
     by_layer: bool = False,
-    form: GraphForm | None = None,
+    form: GraphForm = ANY_PICTURES,
     pictures: Iterable[Source] | None = None,
 ) -> ExportReport:
     """Write `model` for a target to `out`: a file for ONNX, else a folder with a `card.json`.
 
     int8: in 8 bits. calibration: pictures for that, (N, 3, H, W), preprocessed; None for the ranges of the card.
     preparation: for 8 bits; the target's own if None. by_layer: whether the report tells what each layer lost, as our
-    own graph has it in 8 bits, on a few of the calibration pictures. form: of an ONNX graph; one that takes any
-    pictures and answers with predictions if None. pictures: to prove it with, nine drawn ones if None; they are resized
-    where the form fixes their size.
+    own graph has it in 8 bits, on a few of the calibration pictures. form: of an ONNX graph. pictures: to prove
+    it with, nine drawn ones if None; they are resized where the form fixes their size.
     What was written answers them in its own runtime, the model file answers the same in onnxruntime with Pillow's
     preprocessing. Only where `parity.compare` finds all of them alike is it renamed to `out`; in 8 bits, where
     `parity.agreement` is .85 or more. Where nothing here can run the target, its writer checks the file instead, and
@@ -114,10 +113,10 @@ def export_model(
     _check_place(out, target)
     if target.not_run and pictures is not None:
         raise UserError(f"pictures cannot prove an export to {target.name}, as {target.not_run}; leave them out")
-    if form is not None and not target.is_file:
+    if form != ANY_PICTURES and not target.is_file:
         raise UserError(f"raw outputs, batch, size and order of colours can be chosen for onnx, not for {target.name}")
     sources = list(draw_pictures() if pictures is None else pictures)
-    if form is not None and form.size_hw is not None:
+    if form.size_hw is not None:
         height, width = form.size_hw
         sources = [open_image(source).resize((width, height)) for source in sources]
     if not sources:
@@ -127,7 +126,7 @@ def export_model(
         folder.mkdir()
         if target.own_levels:
             target.write(prepared, folder, calibration=calibration if int8 else None)
-        elif form is not None:
+        elif target.is_file:
             target.write(prepared, folder, int8=int8, form=form)
         else:
             target.write(prepared, folder, int8=int8)

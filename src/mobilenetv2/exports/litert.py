@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from mobilenetv2.errors import MissingExtraError
 from mobilenetv2.exports.torch_network import torch_network
 from mobilenetv2.modelfile import ModelFile
-from mobilenetv2.runtime.engine_executorch import quiet
 from mobilenetv2.runtime.engine_litert import FILE, INPUT, tap_name
 from mobilenetv2.runtime.graph import raw_outputs
+from mobilenetv2.runtime.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -138,8 +138,7 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 def open_session(graph: bytes, *, threads: int | None) -> InferenceSession:
     """A quiet session on the CPU. `threads`: of one run; None for one a core. Raises what onnxruntime raises."""
-    if threads is not None and threads < 1:
-        raise UserError(f"threads {threads} is out of range; give 1 or more")
+    check_threads(threads)
     import onnxruntime
 
     options: Any = onnxruntime.SessionOptions()
@@ -149,3 +148,9 @@ def open_session(graph: bytes, *, threads: int | None) -> InferenceSession:
         options.intra_op_num_threads = threads
     # Without its fallback, which prints and tries the same again.
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def check_threads(threads: int | None) -> None:
+    """Of one run; None for one a core. Raises UserError for 0 and less."""
+    if threads is not None and threads < 1:
+        raise UserError(f"threads {threads} is out of range; give 1 or more")

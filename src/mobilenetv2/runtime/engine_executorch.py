@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import sys
 import threading
-import warnings
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenetv2.errors import MissingExtraError, ModelFileError, UserError
+from mobilenetv2.runtime.engine import check_threads
+from mobilenetv2.runtime.quiet import quiet
 
 FILE = "model.pte"
 
@@ -34,8 +30,7 @@ class ExecuTorchEngine:
         ExecuTorch has one number of threads for the whole process, so engines that are alive together share it.
         Raises ModelFileError if the file is missing or damaged; UserError if another engine has other threads.
         """
-        if threads is not None and threads < 1:
-            raise UserError(f"threads {threads} is out of range; give 1 or more")
+        check_threads(threads)
         path = folder / FILE
         try:
             content = path.read_bytes()
@@ -91,29 +86,3 @@ def _open_runtime(threads: int | None, *, others: int) -> Any:
     if threads not in (None, present):
         raise UserError(f"threads {threads} is not possible beside an engine of ExecuTorch that has {present}")
     return Runtime.get()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing is logged, or printed to stderr, from C neither; libraries that are imported here leave no log handlers.
-
-    The file descriptor is the process's, so whatever else is written to it in the meantime is lost too.
-    """
-    root = logging.getLogger()
-    handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        logging.disable()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.disable(disabled)

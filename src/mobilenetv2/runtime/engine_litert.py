@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenetv2.errors import MissingExtraError, ModelFileError, UserError
-from mobilenetv2.runtime.engine_executorch import quiet
+from mobilenetv2.errors import MissingExtraError, ModelFileError
+from mobilenetv2.runtime.engine import check_threads
+from mobilenetv2.runtime.quiet import quiet
 
 FILE = "model.tflite"
 INPUT = "images"
@@ -29,8 +30,7 @@ class LiteRtEngine:
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         """`threads`: of one run; None for one a core. Raises ModelFileError if the file is missing or damaged."""
-        if threads is not None and threads < 1:
-            raise UserError(f"threads {threads} is out of range; give 1 or more")
+        check_threads(threads)
         path = folder / FILE
         self._damaged = f"{path}: is damaged, or not a network that this LiteRT can run; export the model again"
         try:

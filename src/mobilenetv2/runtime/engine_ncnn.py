@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenetv2.errors import MissingExtraError, ModelFileError, UserError
+from mobilenetv2.errors import MissingExtraError, ModelFileError
+from mobilenetv2.runtime.engine import check_threads
 
 PARAM, BIN = "model.param", "model.bin"
 _MAGIC = "7767517"
@@ -34,8 +35,7 @@ class NcnnEngine:
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         """`threads`: of one run; None for one a core. Raises ModelFileError if a file is missing or damaged."""
-        if threads is not None and threads < 1:
-            raise UserError(f"threads {threads} is out of range; give 1 or more")
+        check_threads(threads)
         try:
             import ncnn
         except ModuleNotFoundError as error:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenetv2.errors import MissingExtraError, ModelFileError, UserError
+from mobilenetv2.errors import MissingExtraError, ModelFileError
 from mobilenetv2.modelfile import ModelFile
+from mobilenetv2.runtime.engine import check_threads
 from mobilenetv2.runtime.graph import network_graph
 
 XML = "model.xml"
@@ -35,8 +36,7 @@ def compile_network(graph: bytes | Path, *, threads: int | None, source: str) ->
 
     graph: ONNX, or the path of an `.xml`. Raises ModelFileError, which names `source`.
     """
-    if threads is not None and threads < 1:
-        raise UserError(f"threads {threads} is out of range; give 1 or more")
+    check_threads(threads)
     openvino = import_openvino()
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:

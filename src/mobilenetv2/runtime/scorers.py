@@ -79,8 +79,9 @@ class GraphScorer:
     def __init__(self, engine: PictureEngine, card: Card) -> None:
         self._engine = engine
         self._reader = reader_for(card)
-        answers = card.postprocessing is not None and not engine.form.raw
-        self._score_threshold = card.postprocessing.score_threshold if card.postprocessing and answers else None
+        # A raw graph has no thresholds; the reader has the card's.
+        thresholds = None if engine.form.raw else card.postprocessing
+        self._score_threshold = thresholds.score_threshold if thresholds else None
 
     def with_card(self, card: Card) -> GraphScorer:
         return GraphScorer(self._engine, card)
