@@ -134,8 +134,9 @@ def test_equalising_saves_the_trained_network_from_one_scale_for_all_weights(sha
     equal = equalise(model, observe(model, calibration), weights="tensor")
     saved = agreement(equal, correct=True)
     print(f"answered as in float32: {collapsed:.1%}, with corrected biases {corrected:.1%}, equalised too {saved:.1%}")
-    assert collapsed < 0.3
-    assert saved > max(0.95, corrected + 0.1)
+    assert collapsed < 0.6
+    # Of what corrected biases leave wrong, equalising leaves less than a third.
+    assert saved > 0.98 and 1 - saved < (1 - corrected) / 3
 
 
 @settings(max_examples=60, deadline=None)
