@@ -59,7 +59,7 @@ def train(
     data: str | PathLike[str] | None = None,
     out: str | PathLike[str] | None = None,
     name: str | None = None,
-    recipe: str = "transfer",
+    recipe: str | None = None,
     settings: Iterable[str] = (),
     width: float | None = None,
     resolution: int | tuple[int, int] | None = None,
@@ -73,7 +73,7 @@ def train(
     task: "classify", of pictures in a folder for each class, "detect", of boxes in COCO, Pascal VOC or YOLO form, or
     "segment", of masks as PNG, in Pascal VOC or COCO form. None is the task of `qat`, else "classify".
     out: the run's folder, by default the first free `runs/TASK-N`. name: of the model, by default the
-    data's. recipe, settings: see `mobilenetv2.training.recipes`; settings are "name=value".
+    data's. recipe ("transfer" if None), settings: see `mobilenetv2.training.recipes`; settings are "name=value".
     resolution: of the input in pixels, square, or (segment alone) height and width.
     weights: a file of pretrained weights, instead of fetching them. qat: a trained model, which goes on by its own
     recipe, for 8 bits (`recipes.resolve_qat`). skip_bad: go on without pictures that
@@ -110,9 +110,11 @@ def train(
         if start and trained:
             if task != trained.task:
                 raise UserError(f"qat {qat}: is for task {trained.task!r}, not {task!r}")
+            if recipe is not None:
+                raise UserError(f"recipe {recipe}: a model given as qat goes on by its own; change it by its settings")
             chosen = resolve_qat(trained, str(start.absolute()), settings, width=width, **sides)
         else:
-            chosen = resolve(task, recipe, settings, width=width, **sides)
+            chosen = resolve(task, recipe or "transfer", settings, width=width, **sides)
         run = runs.Run(
             task=task,
             data=str(Path(data).absolute()),

@@ -161,7 +161,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run; runs/TASK-N by default.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; the data's by default.")] = None,
-    recipe: Annotated[str, typer.Option(help="transfer or paper; to classify, small too.")] = "transfer",
+    recipe: Annotated[str | None, typer.Option(help="transfer, by default, or paper; to classify, small too.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change one option.")
     ] = None,

@@ -142,3 +142,5 @@ def test_models_in_the_box_and_of_another_task(data: Path) -> None:
         assert recipe.ema_decay == card.training["stages"][-1]["ema_decay"]
     with pytest.raises(UserError, match="qat bccd: is for task 'detect', not 'segment'"):
         mobilenetv2.train("segment", data=data, qat="bccd")
+    with pytest.raises(UserError, match="recipe paper: a model given as qat goes on by its own"):
+        mobilenetv2.train(data=data, qat="bccd", recipe="paper")

@@ -136,7 +136,8 @@ def test_equalising_saves_the_trained_network_from_one_scale_for_all_weights(sha
     print(f"answered as in float32: {collapsed:.1%}, with corrected biases {corrected:.1%}, equalised too {saved:.1%}")
     assert collapsed < 0.6
     # Of what corrected biases leave wrong, equalising leaves less than a third.
-    assert saved > 0.98 and 1 - saved < (1 - corrected) / 3
+    assert saved > 0.98
+    assert 1 - saved < (1 - corrected) / 3
 
 
 @settings(max_examples=60, deadline=None)

@@ -28,13 +28,14 @@ BLOCKED: Mapping[tuple[str, str], str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
-    """One row. reason: why it is not validated, or on what day and with which version it was."""
+    """One row. reason: why it is not validated, or with which version it was; on: on what day it was."""
 
     task: str
     target: str
     precision: str
     state: State
     reason: str
+    on: str = ""
 
 
 def support() -> list[Support]:
@@ -49,7 +50,9 @@ def support_table() -> str:
     for precision in PRECISIONS:
         for target in TARGETS.values():
             states = [rows[target.name, precision, task] for task in NETWORKS]
-            reasons = "; ".join(dict.fromkeys(row.reason for row in states if row.reason))
+            days = sorted({row.on for row in states if row.on})
+            when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
+            reasons = ", ".join(filter(None, [*dict.fromkeys(row.reason for row in states), when]))
             cells = " | ".join(row.state for row in states)
             lines.append(f"| {target.title} | {precision} | {cells} | {reasons} |")
     return "\n".join(lines) + "\n"
@@ -65,7 +68,7 @@ def _row(task: str, target: str, precision: str) -> Support:
     record = _records().get(f"{task} {target} {precision}")
     if record is None:
         return Support(**about, state="available", reason="")
-    return Support(**about, state="validated", reason=f"{record['with']}, {record['on']}")
+    return Support(**about, state="validated", reason=record["with"], on=record["on"])
 
 
 @cache
