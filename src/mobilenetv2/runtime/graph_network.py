@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mobilenetv2.architecture import TAPS, Architecture, Convolution, trunk
 from mobilenetv2.detector import BACKBONE, Detector, detector_layers
 from mobilenetv2.modelfile import ModelFile
-from mobilenetv2.numerics import NUMERICS, same_padding
+from mobilenetv2.numerics import NUMERICS, Padding, same_padding
 from mobilenetv2.runtime.onnx_wire import GraphBuilder
 from mobilenetv2.segmenter import BACKBONE as SEGMENTER_BACKBONE
 from mobilenetv2.segmenter import SKIPS, Segmenter, segmenter_layers
@@ -128,7 +128,7 @@ class FloatNetwork:
             name=f"{name}.conv",
             kernel_shape=(plan.kernel, plan.kernel),
             strides=(plan.stride, plan.stride),
-            pads=self._pads(x.size_hw, plan),
+            pads=convolution_pads(self._padding, x.size_hw, plan),
             dilations=(plan.dilation, plan.dilation),
             group=plan.in_channels if plan.depthwise else 1,
         )
@@ -164,17 +164,16 @@ class FloatNetwork:
         whole = self.graph.node("Round", self.graph.node("Clip", steps, lowest, highest))
         return self.graph.node("Mul", whole, self.graph.constant(np.float32(scale)), name=f"{name}.rounded")
 
-    def _pads(self, size_hw: tuple[int, int], plan: Convolution) -> tuple[int, int, int, int]:
-        """Above, left, below, right."""
-        if plan.rounds_down:
-            return 0, 0, plan.kernel // 2, plan.kernel // 2
-        if self._padding != "symmetric":
-            (top, bottom), (left, right) = (
-                same_padding(size, plan.kernel, plan.stride, plan.dilation) for size in size_hw
-            )
-            return top, left, bottom, right
-        around = (plan.kernel - 1) // 2 * plan.dilation
-        return around, around, around, around
+
+def convolution_pads(padding: Padding, size_hw: tuple[int, int], plan: Convolution) -> tuple[int, int, int, int]:
+    """Rows and columns of zeros around a map of that size: above, left, below, right."""
+    if plan.rounds_down:
+        return 0, 0, plan.kernel // 2, plan.kernel // 2
+    if padding != "symmetric":
+        (top, bottom), (left, right) = (same_padding(size, plan.kernel, plan.stride, plan.dilation) for size in size_hw)
+        return top, left, bottom, right
+    around = (plan.kernel - 1) // 2 * plan.dilation
+    return around, around, around, around
 
 
 class Int8Network(FloatNetwork):
