@@ -28,7 +28,8 @@ app = typer.Typer(
 Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one: class folders, boxes or masks.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Engine = Annotated[
-    str | None, typer.Option(help="onnxruntime, openvino, executorch or ncnn; the model's own by default.")
+    str | None,
+    typer.Option(help="onnxruntime, native, openvino, litert, executorch or ncnn; the model's own by default."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all processors by default.")]
 

@@ -17,7 +17,7 @@ FROM_EXPORTS = {
     "ncnn": ("engine_ncnn", "NcnnEngine"),
     "openvino": ("engine_openvino", "OpenVinoEngine"),
 }
-ENGINES = ("onnxruntime", *FROM_EXPORTS)
+ENGINES = ("onnxruntime", "native", *FROM_EXPORTS)
 
 
 def check_engine(name: str) -> None:
@@ -27,7 +27,16 @@ def check_engine(name: str) -> None:
 
 
 def engine_of_model(name: str, model: ModelFile, *, threads: int | None) -> Engine:
-    """A model file on an engine. Raises UserError if the engine needs an export."""
+    """A model file on an engine. Raises UserError if the engine needs an export, is not here, or lacks a part of it."""
+    if name == "native":
+        try:
+            from mobilenetv2.runtime.engine_native import NativeEngine
+        except ImportError as error:
+            raise UserError(
+                "engine 'native' is not part of this installation, which was made without a C++ compiler; "
+                f"use {DEFAULT_ENGINE!r}, or install again where there is one"
+            ) from error
+        return NativeEngine(model, threads=threads)
     if name == "openvino":
         from mobilenetv2.runtime.engine_openvino import OpenVinoEngine
 

@@ -1,0 +1,70 @@
+// The three loops that all of the time goes into: 1x1 convolutions, 3x3 depthwise convolutions, the stem's 3x3.
+//
+// A pixel is eight channels side by side, LANES floats. A map is rows of channel blocks of pixels; kernels are told
+// the distance of two blocks, so it may have any order in memory.
+#pragma once
+
+#include <cstddef>
+
+namespace mobilenetv2 {
+
+constexpr int LANES = 8;
+
+struct Clamp {
+    float low, high;
+};
+
+// Weights of a 1x1 convolution or dense layer, in panels of output blocks: `values` holds, panel by panel, for each input
+// channel the weights of the panel's output channels; `bias` one for each output channel.
+struct Panels {
+    const float* values;
+    const float* bias;
+    int in_blocks;   // input channels / 8
+    int out_blocks;  // output channels / 8
+    Clamp clamp;
+};
+
+// How many output blocks a panel has: pairs, and three at the end of an odd number, since 24 channels of one 4-pixel tile
+// use the registers as well as 16 of 6. A single block is alone.
+struct Panel {
+    int first, blocks;
+};
+int panel_count(int out_blocks);
+Panel panel_at(int out_blocks, int index);
+
+// Where a run of pixels is read or written: `block` floats from one channel block to the next.
+struct Run {
+    float* at;
+    std::ptrdiff_t block;
+};
+struct ConstRun {
+    const float* at;
+    std::ptrdiff_t block;
+};
+
+struct Kernels {
+    // One panel of a 1x1 convolution on a run of pixels. out_pixels: the place of each pixel behind out.at in floats, or
+    // null where they follow each other. shortcut: added to what the clamp leaves, in the order of out; at null
+    // nothing is. Not both.
+    void (*pointwise)(const Panels&, int panel, ConstRun in, int pixels, Run out, const int* out_pixels,
+                      ConstRun shortcut);
+    // One channel block of a row of a depthwise convolution: rows[0..2] are the three input rows at the place of the
+    // first tap, dilation pixels lie between taps. weights: 9 vectors, then the bias.
+    void (*depthwise)(const float* const rows[3], const float* weights, int stride, int dilation, int pixels,
+                      float* out, Clamp);
+    // One panel of the stem on a row: rows[3 * c + ky] is an input row of channel c, its first tap at [0].
+    // Weights are packed as of a 1x1 convolution with 27 input channels in the order c, ky, kx.
+    void (*stem)(const Panels&, int panel, const float* const rows[9], int pixels, Run out);
+    // One channel block of a row of a map enlarged by lines between its pixels, on another map. above, below: the two rows
+    // that the result lies between, `down` of the way to the second; left, right, across: the same of each pixel.
+    void (*enlarge)(const float* above, const float* below, float down, const int* left, const int* right,
+                    const float* across, int pixels, const float* on, float* out, Clamp);
+    // Mean of a run of pixels of one channel block.
+    void (*mean)(const float* in, int pixels, float* out);
+    const char* name;
+};
+
+// The fastest that this processor runs.
+const Kernels& kernels();
+
+}  // namespace mobilenetv2

@@ -1,0 +1,91 @@
+#include "threads.h"
+
+#include <unistd.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace mobilenetv2 {
+namespace {
+
+inline void pause_briefly() {
+#if defined(__x86_64__) || defined(__i386__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// About 20 microseconds: longer than any wait within a run on an idle machine, too short to matter on a busy one.
+constexpr int SPINS = 1000;
+
+}  // namespace
+
+void Barrier::wait() {
+    if (threads_ == 1) return;
+    const uint32_t generation = generation_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+        arrived_.store(0, std::memory_order_relaxed);
+        generation_.store(generation + 1, std::memory_order_release);
+        return;
+    }
+    // With fewer processors than threads the one waited for may need this one's.
+    for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; spins++)
+        spins < SPINS ? pause_briefly() : std::this_thread::yield();
+}
+
+struct Team::Shared {
+    explicit Shared(int threads) : end(threads) {}
+    Barrier end;
+    std::atomic<uint32_t> runs{0};
+    std::atomic<bool> stop{false};
+    const std::function<void(int)>* work = nullptr;
+};
+
+Team::Team(int threads) : threads_(threads) {}
+
+void Team::start() {
+    shared_ = std::make_shared<Shared>(threads_);
+    process_ = getpid();
+    for (int t = 1; t < threads_; t++)
+        workers_.emplace_back([shared = shared_, t] {
+            for (uint32_t seen = 0;; seen++) {
+                for (int spins = 0; spins < SPINS && shared->runs.load(std::memory_order_acquire) == seen; spins++)
+                    pause_briefly();
+                shared->runs.wait(seen, std::memory_order_acquire);
+                if (shared->stop.load(std::memory_order_relaxed)) return;
+                (*shared->work)(t);
+                shared->end.wait();
+            }
+        });
+}
+
+void Team::run(const std::function<void(int)>& work) {
+    if (threads_ == 1) return work(0);
+    if (process_ != getpid()) {
+        // First use, or the child of a fork, in which the other threads are no more: their handles cannot be joined.
+        for (auto& worker : workers_) new std::thread(std::move(worker));
+        workers_.clear();
+        start();
+    }
+    shared_->work = &work;
+    shared_->runs.fetch_add(1, std::memory_order_release);
+    shared_->runs.notify_all();
+    work(0);
+    shared_->end.wait();
+}
+
+Team::~Team() {
+    if (workers_.empty()) return;
+    if (process_ != getpid()) {
+        for (auto& worker : workers_) new std::thread(std::move(worker));
+        return;
+    }
+    shared_->stop.store(true, std::memory_order_relaxed);
+    shared_->runs.fetch_add(1, std::memory_order_release);
+    shared_->runs.notify_all();
+    for (auto& worker : workers_) worker.join();
+}
+
+}  // namespace mobilenetv2
