@@ -1,13 +1,12 @@
-// A network of MobileNet's parts: built once, then run without an allocation.
+// A network of MobileNet's parts: built once (plan.cpp), then run without an allocation (run.cpp).
 #pragma once
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -48,7 +47,7 @@ class Network {
     // Of pictures (3, height, width).
     Network(int height, int width, int threads);
 
-    // Each adds a layer and returns its result. Sizes and channels must fit, or std::invalid_argument is thrown.
+    // Each adds a layer and returns its result. What does not fit is refused by std::invalid_argument.
     ValueId stem(const Stem&);
     // [1x1 or the stem] -> 3x3 depthwise -> 1x1 [+ the block's input]: the expanded map is never whole in memory.
     // in is not read where the stem is given.
@@ -60,7 +59,6 @@ class Network {
     ValueId enlarge_on(ValueId in, ValueId on, Clamp);
     // A 1x1 convolution of which only the mean over all pixels is kept; (out, 1, 1).
     ValueId pooled(ValueId in, const Weights&);
-
     // The mean over all pixels; (channels, 1, 1).
     ValueId mean(ValueId in);
 
@@ -75,7 +73,7 @@ class Network {
     // Safe from many threads; one run at a time.
     void run(const float* pictures, int count, float* const* outputs);
 
-    std::size_t arena_bytes() const;
+    std::size_t arena_bytes() const { return arena_floats_ * sizeof(float); }
     std::size_t weight_bytes() const;
     int threads() const { return team_.size(); }
     bool is_finished() const { return finished_; }
@@ -83,17 +81,13 @@ class Network {
     int width() const { return width_; }
     std::size_t outputs() const { return outputs_.size(); }
     // Of one picture.
-    std::size_t output_size(std::size_t index) const {
-        const Map& map = maps_[outputs_[index].first];
-        return static_cast<std::size_t>(map.channels) * map.height * map.width;
-    }
+    std::size_t output_size(std::size_t index) const;
 
   private:
     struct Map {
         int channels = 0, blocks = 0, height = 0, width = 0;
         bool by_rows = false;  // rows of channel blocks of pixels; otherwise channel blocks of whole images
         std::size_t offset = 0;
-        int first_step = 0, last_step = 0;
         std::size_t size() const { return static_cast<std::size_t>(blocks) * height * width * LANES; }
         std::ptrdiff_t row() const { return static_cast<std::ptrdiff_t>(by_rows ? blocks : 1) * width * LANES; }
         std::ptrdiff_t block() const { return static_cast<std::ptrdiff_t>(by_rows ? 1 : height) * width * LANES; }
@@ -108,43 +102,67 @@ class Network {
         int stride, dilation, pad_top, pad_left, out_height, out_width, in_height, in_width;
         int padded_width() const;
     };
-    enum class Kind { STEM, BLOCK_BY_ROWS, BLOCK_BY_IMAGE, POINTWISE, POOLED, MEAN, ENLARGE };
-    struct Step {
-        Kind kind;
-        ValueId in = -1, out = -1;
-        ValueId other = -1;  // the bias of POINTWISE, what ENLARGE adds to
-        bool from_stem = false, expands = false, shortcut = false;
-        Packed stem, expand, project;  // project: of a step of one convolution that one
-        std::vector<float> filter;     // for each channel block 9 weights and the bias
-        int blocks = 0;                // that are filtered
+    // One block, or the stem alone. Offsets of its working memory are floats behind that of the thread.
+    struct Stage {
+        enum class First { NONE, EXPAND, STEM } makes = First::NONE;  // what makes the map that is filtered
+        bool shortcut = false;
+        Packed first, project;
+        std::vector<float> filter;  // for each channel block 9 weights and the bias
+        int blocks = 0;             // that are filtered
         Clamp filter_clamp{};
         Geometry geometry{}, stem_geometry{};
         int band_rows = 1;  // by rows: rows of the result that are made together
+        std::size_t ring = 0, zeros = 0, filtered = 0, read = 0;
         int ring_rows() const { return (band_rows - 1) * geometry.stride + 2 * geometry.dilation + 1; }
-        std::vector<int> left, right;  // of ENLARGE: the pixels that each lies between
-        std::vector<float> across;
-        std::vector<int> padded_pixels;  // by image: where each pixel lies in the padded scratch
+        std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(geometry.padded_width()) * LANES; }
+        // Of the rows of pictures that one row of the stem's result is made of.
+        std::ptrdiff_t stem_floats() const;
+    };
+    enum class Kind { STEM, BLOCKS_BY_ROWS, BLOCK_BY_IMAGE, POINTWISE, POOLED, MEAN, ENLARGE };
+    struct Step {
+        Kind kind;
+        ValueId in = -1, out = -1;
+        ValueId other = -1;           // the bias of POINTWISE, what ENLARGE adds to
+        std::vector<Stage> stages{};  // of blocks by rows several, each on the rows of the one before it
+        Packed weights{};             // of POINTWISE and POOLED
+        Clamp clamp{};                // of ENLARGE
+        std::vector<int> left{}, right{};  // of ENLARGE: the pixels that each lies between
+        std::vector<float> across{};
+        std::vector<int> padded_pixels{};  // by image: where each pixel lies in the padded scratch
         std::size_t shared_scratch = 0, thread_scratch = 0, scratch_offset = 0;
     };
+    // Rows of a map, or some of them in working memory: row y is at `at + (y - first) * row`.
+    struct Rows {
+        float* at;
+        std::ptrdiff_t row, block;
+        int first;
+        float* of(int y) const { return at + (y - first) * row; }
+    };
+    struct Worker;
+
     const Map& map(ValueId) const;
     void check_stem(const Stem&) const;
-    ValueId add_map(int channels, int height, int width);
-    ValueId add(Step&&, ValueId in, int channels, int height, int width);
+    Stage stage_of(const Map& in, const std::optional<Weights>& expand, const std::optional<Stem>&, const Filter&,
+                   const Weights& project, bool shortcut) const;
+    ValueId add(Step&&, int channels, int height, int width);
+    void join_blocks();
+    void plan_scratch();
+    void plan_arena();
+
     void work(int thread, const float* picture);
-    static std::size_t stem_floats(const Step&);  // of the rows that one row of the stem's result is made of
-    void read_stem_rows(const Step&, const float* picture, int row, float* to) const;
-    void run_stem_row(const Step&, int panel, const float* read, Run out) const;
-    void run_by_rows(const Step&, int index, int thread, const float* picture);
-    void run_by_image(const Step&, int index, int thread);
-    void run_pointwise(const Step&, int index);
-    void run_enlarge(const Step&, int index);
-    void run_mean(const Step&, int index, int thread);
-    void run_pooled(const Step&, int index, int thread);
-    int claim(int step, int which) {
-        return claims_[step * claims_per_step_ + which].fetch_add(1, std::memory_order_relaxed);
-    }
+    void run_stem(const Step&, Worker&);
+    void run_by_rows(const Step&, Worker&);
+    void make_rows(const Step&, int stage, Worker&, int first_row, int last_row, Rows to) const;
+    void read_stem_rows(const Stage&, const float* picture, int row, float* to) const;
+    void run_stem_row(const Stage&, int panel, const float* read, Run out) const;
+    void run_by_image(const Step&, Worker&);
+    void run_pointwise(const Step&, Worker&);
+    void run_enlarge(const Step&, Worker&);
+    void run_mean(const Step&, Worker&);
+    void run_pooled(const Step&, Worker&);
     int parts_of(int panels, std::ptrdiff_t pixels) const;
-    float* at(const Map& map) { return arena_ + map.offset; }
+    float* at(const Map& map) const { return arena_ + map.offset; }
+    Rows rows(const Map& map) const { return {at(map), map.row(), map.block(), 0}; }
     void write(const Map&, Order, float* to) const;
 
     const int height_, width_;
@@ -155,7 +173,8 @@ class Network {
     // Of each step: how many rows or panels threads have taken, of each pair of threads or in each of two phases.
     std::unique_ptr<std::atomic<int>[]> claims_;
     const std::size_t claims_per_step_;
-    std::vector<std::vector<int>> held_, missing_;  // of each thread: the rows that its ring holds, and is to hold next
+    // Of each thread and stage: the rows that its ring holds.
+    std::vector<std::vector<std::vector<int>>> held_;
     std::unique_ptr<float[]> memory_;
     float* arena_ = nullptr;
     std::size_t arena_floats_ = 0;

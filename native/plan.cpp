@@ -1,0 +1,349 @@
+// Building a network: checks, packs, joins blocks, plans memory.
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "network.h"
+
+namespace mobilenetv2 {
+namespace {
+
+// A 14 x 14 map and its like: the expanded channels of one panel lie in the first cache, 16 x 16 x 16 x 4 B = 16 KB.
+constexpr int MOST_PIXELS_OF_AN_IMAGE = 256;
+// Bands of two rows share what they read from the second cache, where the rows of a panel still fit the first.
+constexpr int WIDEST_OF_TWO_ROWS = 64;
+// A map between two blocks that would not stay in the second cache is made row by row for the next block.
+constexpr std::size_t LARGEST_KEPT = 512 << 10;
+constexpr std::size_t CACHE_LINE = 64;
+
+int blocks_of(int channels) { return (channels + LANES - 1) / LANES; }
+
+std::size_t rounded_up(std::size_t floats) {
+    constexpr std::size_t line = CACHE_LINE / sizeof(float);
+    return (floats + line - 1) / line * line;
+}
+
+void require(bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+}
+
+// Panel by panel, input channel by input channel, the weights of the panel's output channels; zeros where there is none.
+// taps: of each input channel; channels are filled up to whole blocks only where there is one tap.
+template <typename Packed>
+Packed pack(const Weights& from, int taps) {
+    Packed packed;
+    packed.in_blocks = blocks_of(from.in_channels);
+    packed.out_blocks = blocks_of(from.out_channels);
+    packed.clamp = from.clamp;
+    const int inputs = taps == 1 ? packed.in_blocks * LANES : from.in_channels * taps;
+    const int known = from.in_channels * taps;
+    packed.values.assign(static_cast<std::size_t>(packed.out_blocks) * LANES * inputs, 0.0f);
+    packed.bias.assign(static_cast<std::size_t>(packed.out_blocks) * LANES, 0.0f);
+    std::copy(from.bias, from.bias + from.out_channels, packed.bias.begin());
+    float* to = packed.values.data();
+    for (int p = 0; p < panel_count(packed.out_blocks); p++) {
+        const auto [first, blocks] = panel_at(packed.out_blocks, p);
+        for (int k = 0; k < inputs; k++)
+            for (int o = first * LANES; o < (first + blocks) * LANES; o++, to++)
+                if (k < known && o < from.out_channels) *to = from.kernel[static_cast<std::size_t>(o) * known + k];
+    }
+    return packed;
+}
+
+}  // namespace
+
+int panel_count(int out_blocks) { return out_blocks == 1 ? 1 : out_blocks / 2; }
+
+Panel panel_at(int out_blocks, int index) {
+    const bool last = index == panel_count(out_blocks) - 1;
+    return {2 * index, last ? out_blocks - 2 * index : 2};
+}
+
+int Network::Geometry::padded_width() const {
+    // Up to the last tap of the last pixel, and all of the map, which may reach further.
+    return std::max((out_width - 1) * stride + 2 * dilation + 1, pad_left + in_width);
+}
+
+std::ptrdiff_t Network::Stage::stem_floats() const { return 9 * rounded_up(stem_geometry.padded_width()); }
+
+Network::Network(int height, int width, int threads)
+    : height_(height), width_(width), kernels_(kernels()), claims_per_step_(std::max(2, (threads + 1) / 2)),
+      team_(threads), barrier_(threads) {
+    require(height >= 1 && width >= 1 && height <= 1 << 14 && width <= 1 << 14, "the input has no size, or is too large");
+    require(threads >= 1 && threads <= 1024, "1 to 1024 threads are possible");
+}
+
+const Network::Map& Network::map(ValueId value) const {
+    if (value < 0 || value >= static_cast<int>(maps_.size()))
+        throw std::invalid_argument("there is no map " + std::to_string(value));
+    return maps_[value];
+}
+
+ValueId Network::add(Step&& step, int channels, int height, int width) {
+    require(!finished_, "the network is finished");
+    Map map;
+    map.channels = channels;
+    map.blocks = blocks_of(channels);
+    map.height = height;
+    map.width = width;
+    map.by_rows = height * width > MOST_PIXELS_OF_AN_IMAGE;
+    step.out = static_cast<ValueId>(maps_.size());
+    maps_.push_back(map);
+    steps_.push_back(std::move(step));
+    return steps_.back().out;
+}
+
+void Network::check_stem(const Stem& stem) const {
+    require(stem.weights.in_channels == 3, "the stem reads three colours");
+    require(stem.pad_top >= 0 && stem.pad_left >= 0 && stem.pad_top <= 2 && stem.pad_left <= 2,
+            "the stem has other padding than 0 to 2");
+    require(stem.out_height >= 1 && stem.out_width >= 1 && 2 * (stem.out_height - 1) - stem.pad_top < height_ &&
+                2 * (stem.out_width - 1) - stem.pad_left < width_,
+            "the stem's result is larger than the pictures allow");
+}
+
+ValueId Network::stem(const Stem& stem) {
+    check_stem(stem);
+    Stage stage;
+    stage.makes = Stage::First::STEM;
+    stage.first = pack<Packed>(stem.weights, 9);
+    stage.stem_geometry = {2, 1, stem.pad_top, stem.pad_left, stem.out_height, stem.out_width, height_, width_};
+    Step step{.kind = Kind::STEM};
+    step.stages.push_back(std::move(stage));
+    return add(std::move(step), stem.weights.out_channels, stem.out_height, stem.out_width);
+}
+
+Network::Stage Network::stage_of(const Map& in, const std::optional<Weights>& expand, const std::optional<Stem>& stem,
+                                 const Filter& filter, const Weights& project, bool shortcut) const {
+    Stage stage;
+    if (stem) {
+        stage.makes = Stage::First::STEM;
+        stage.first = pack<Packed>(stem->weights, 9);
+        stage.stem_geometry = {2, 1, stem->pad_top, stem->pad_left, stem->out_height, stem->out_width, height_, width_};
+    } else if (expand) {
+        require(expand->in_channels == in.channels, "the expansion does not fit the map");
+        stage.makes = Stage::First::EXPAND;
+        stage.first = pack<Packed>(*expand, 1);
+    }
+    require(filter.channels == (expand ? expand->out_channels : in.channels), "the filter does not fit the map");
+    require(project.in_channels == filter.channels, "the projection does not fit the filter");
+    require(filter.stride >= 1 && filter.stride <= 2 && filter.dilation >= 1 && filter.dilation <= 1 << 10 &&
+                filter.pad_top >= 0 && filter.pad_left >= 0 && filter.pad_top <= 2 * filter.dilation &&
+                filter.pad_left <= 2 * filter.dilation,
+            "the filter has a stride, dilation or padding that is not possible");
+    require(filter.out_height >= 1 && filter.out_width >= 1 &&
+                (filter.out_height - 1) * filter.stride - filter.pad_top < in.height &&
+                (filter.out_width - 1) * filter.stride - filter.pad_left < in.width,
+            "the filter's result is larger than its map allows");
+    require(!shortcut || (filter.out_height == in.height && filter.out_width == in.width &&
+                          project.out_channels == in.channels),
+            "the shortcut does not fit the result");
+    stage.shortcut = shortcut;
+    stage.blocks = blocks_of(filter.channels);
+    stage.filter.assign(static_cast<std::size_t>(stage.blocks) * 10 * LANES, 0.0f);
+    for (int c = 0; c < filter.channels; c++) {
+        float* to = stage.filter.data() + static_cast<std::size_t>(c / LANES) * 10 * LANES + c % LANES;
+        for (int k = 0; k < 9; k++) to[k * LANES] = filter.kernel[c * 9 + k];
+        to[9 * LANES] = filter.bias[c];
+    }
+    stage.filter_clamp = filter.clamp;
+    stage.project = pack<Packed>(project, 1);
+    stage.geometry = {filter.stride,     filter.dilation,  filter.pad_top, filter.pad_left,
+                      filter.out_height, filter.out_width, in.height,      in.width};
+    stage.band_rows = in.width > WIDEST_OF_TWO_ROWS ? 1 : 2;
+    return stage;
+}
+
+ValueId Network::block(ValueId in, const std::optional<Weights>& expand, const std::optional<Stem>& stem,
+                       const Filter& filter, const Weights& project, bool shortcut) {
+    Map before;
+    if (stem) {
+        require(!expand && !shortcut, "a block on the stem has neither expansion nor shortcut");
+        check_stem(*stem);
+        before.channels = stem->weights.out_channels;
+        before.height = stem->out_height;
+        before.width = stem->out_width;
+        in = -1;
+    } else {
+        before = map(in);
+    }
+    const bool small = before.height * before.width <= MOST_PIXELS_OF_AN_IMAGE;
+    Step step{.kind = small && !stem ? Kind::BLOCK_BY_IMAGE : Kind::BLOCKS_BY_ROWS, .in = in};
+    step.stages.push_back(stage_of(before, expand, stem, filter, project, shortcut));
+    return add(std::move(step), project.out_channels, filter.out_height, filter.out_width);
+}
+
+ValueId Network::pointwise(ValueId in, const Weights& weights, ValueId bias) {
+    require(weights.in_channels == map(in).channels, "the convolution does not fit the map");
+    require(bias == -1 || (map(bias).channels == weights.out_channels && map(bias).height * map(bias).width == 1),
+            "the bias does not fit its convolution");
+    Step step{.kind = Kind::POINTWISE, .in = in, .other = bias};
+    step.weights = pack<Packed>(weights, 1);
+    return add(std::move(step), weights.out_channels, maps_[in].height, maps_[in].width);
+}
+
+ValueId Network::enlarge_on(ValueId in, ValueId on, Clamp clamp) {
+    require(map(in).channels == map(on).channels, "the maps have other numbers of channels");
+    Step step{.kind = Kind::ENLARGE, .in = in, .other = on};
+    step.clamp = clamp;
+    const int width = maps_[on].width, from = maps_[in].width;
+    for (int x = 0; x < width; x++) {
+        const double place = width == 1 ? 0.0 : static_cast<double>(x) * (from - 1) / (width - 1);
+        const int left = std::min(static_cast<int>(place), from - 1);
+        step.left.push_back(left);
+        step.right.push_back(std::min(left + 1, from - 1));
+        step.across.push_back(static_cast<float>(place - left));
+    }
+    return add(std::move(step), maps_[on].channels, maps_[on].height, width);
+}
+
+ValueId Network::pooled(ValueId in, const Weights& weights) {
+    require(weights.in_channels == map(in).channels, "the convolution does not fit the map");
+    Step step{.kind = Kind::POOLED, .in = in};
+    step.weights = pack<Packed>(weights, 1);
+    return add(std::move(step), weights.out_channels, 1, 1);
+}
+
+ValueId Network::mean(ValueId in) {
+    return add(Step{.kind = Kind::MEAN, .in = in}, map(in).channels, 1, 1);
+}
+
+void Network::output(ValueId value, Order order) {
+    require(!finished_, "the network is finished");
+    map(value);
+    outputs_.emplace_back(value, order);
+}
+
+void Network::finish() {
+    require(!finished_ && !steps_.empty(), "the network is finished, or empty");
+    join_blocks();
+    plan_scratch();
+    plan_arena();
+    claims_ = std::make_unique<std::atomic<int>[]>(steps_.size() * claims_per_step_);
+    finished_ = true;
+}
+
+// A large map that only the next block reads is never whole either: that block has its rows made as it needs them.
+void Network::join_blocks() {
+    std::vector<Step> joined;
+    for (auto& step : steps_) {
+        const auto reads = [&step](const Step& other) { return other.in == step.in || other.other == step.in; };
+        const bool by_rows = step.kind == Kind::BLOCKS_BY_ROWS && step.in >= 0 && !step.stages.front().shortcut;
+        if (by_rows && !joined.empty() && joined.back().kind == Kind::BLOCKS_BY_ROWS && joined.back().out == step.in &&
+            maps_[step.in].size() * sizeof(float) > LARGEST_KEPT &&
+            std::count_if(steps_.begin(), steps_.end(), reads) == 1 &&
+            std::none_of(outputs_.begin(), outputs_.end(), [&](const auto& each) { return each.first == step.in; })) {
+            joined.back().stages.push_back(std::move(step.stages.front()));
+            joined.back().out = step.out;
+        } else {
+            joined.push_back(std::move(step));
+        }
+    }
+    steps_ = std::move(joined);
+}
+
+// What each thread, and all of them together, need beside maps while a step runs.
+void Network::plan_scratch() {
+    std::size_t most_stages = 1, most_rows = 1;
+    for (auto& step : steps_) {
+        std::size_t& floats = step.thread_scratch;
+        const auto take = [&floats](std::size_t some) { return std::exchange(floats, floats + rounded_up(some)); };
+        const Stage* before = nullptr;
+        for (auto& stage : step.stages) {
+            if (step.kind == Kind::STEM) {
+                stage.read = take(stage.stem_floats());
+            } else if (step.kind == Kind::BLOCKS_BY_ROWS) {
+                const Geometry& g = stage.geometry;
+                const std::size_t rows = stage.ring_rows();
+                stage.ring = take(rows * stage.blocks * stage.padded());
+                stage.zeros = take(stage.padded());
+                stage.filtered = take(static_cast<std::size_t>(stage.band_rows) * stage.blocks * g.out_width * LANES);
+                if (stage.makes == Stage::First::STEM) stage.read = take(rows * stage.stem_floats());
+                if (before) stage.read = take(rows * before->project.out_blocks * g.in_width * LANES);
+                most_rows = std::max(most_rows, rows);
+            } else {
+                const Geometry& g = stage.geometry;
+                const std::ptrdiff_t padded = stage.padded();
+                const int rows =
+                    std::max((g.out_height - 1) * g.stride + 2 * g.dilation + 1, g.pad_top + g.in_height);
+                for (int y = 0; y < g.in_height; y++)
+                    for (int x = 0; x < g.in_width; x++)
+                        step.padded_pixels.push_back(
+                            static_cast<int>((g.pad_top + y) * padded + (g.pad_left + x) * LANES));
+                take(3 * rows * padded);
+                step.shared_scratch =
+                    rounded_up(static_cast<std::size_t>(stage.blocks) * g.out_height * g.out_width * LANES);
+            }
+            before = &stage;
+        }
+        most_stages = std::max(most_stages, step.stages.size());
+        if (step.kind == Kind::POOLED)
+            take(static_cast<std::size_t>(3) * maps_[step.in].height * maps_[step.in].width * LANES);
+        if (step.kind == Kind::MEAN && maps_[step.in].by_rows)
+            take(static_cast<std::size_t>(maps_[step.in].height) * LANES);
+    }
+    held_.assign(team_.size(), std::vector<std::vector<int>>(most_stages, std::vector<int>(most_rows)));
+}
+
+// Who lives when, and where: largest first, each as low as those that live at the same time allow.
+void Network::plan_arena() {
+    struct Item {
+        std::size_t size, offset;
+        int first, last;
+        std::size_t* to;
+    };
+    const int steps = static_cast<int>(steps_.size());
+    std::vector<int> first(maps_.size(), -1), last(maps_.size(), -1);
+    for (int s = 0; s < steps; s++) {
+        first[steps_[s].out] = s;
+        for (const ValueId read : {steps_[s].in, steps_[s].other, steps_[s].out})
+            if (read >= 0) last[read] = s;
+    }
+    for (const auto& [value, order] : outputs_) last[value] = steps;
+    std::vector<Item> items, placed;
+    for (std::size_t m = 0; m < maps_.size(); m++)
+        if (first[m] >= 0) items.push_back({rounded_up(maps_[m].size()), 0, first[m], last[m], &maps_[m].offset});
+    for (int s = 0; s < steps; s++) {
+        auto& step = steps_[s];
+        items.push_back({step.shared_scratch + team_.size() * step.thread_scratch, 0, s, s, &step.scratch_offset});
+    }
+    std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.size > b.size; });
+    for (auto& item : items) {
+        std::vector<const Item*> beside;
+        for (const auto& other : placed)
+            if (other.first <= item.last && item.first <= other.last) beside.push_back(&other);
+        std::sort(beside.begin(), beside.end(), [](const Item* a, const Item* b) { return a->offset < b->offset; });
+        for (const Item* other : beside) {
+            if (item.offset + item.size <= other->offset) break;
+            item.offset = std::max(item.offset, other->offset + other->size);
+        }
+        *item.to = item.offset;
+        arena_floats_ = std::max(arena_floats_, item.offset + item.size);
+        placed.push_back(item);
+    }
+    memory_ = std::make_unique<float[]>(arena_floats_ + CACHE_LINE / sizeof(float));
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
+    arena_ = memory_.get() + (CACHE_LINE - address % CACHE_LINE) % CACHE_LINE / sizeof(float);
+}
+
+std::size_t Network::weight_bytes() const {
+    std::size_t floats = 0;
+    const auto count = [&floats](const Packed& packed) { floats += packed.values.size() + packed.bias.size(); };
+    for (const auto& step : steps_) {
+        count(step.weights);
+        for (const auto& stage : step.stages) {
+            count(stage.first);
+            count(stage.project);
+            floats += stage.filter.size();
+        }
+    }
+    return floats * sizeof(float);
+}
+
+std::size_t Network::output_size(std::size_t index) const {
+    const Map& map = maps_[outputs_[index].first];
+    return static_cast<std::size_t>(map.channels) * map.height * map.width;
+}
+
+}  // namespace mobilenetv2
