@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <chrono>
+
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #endif
@@ -19,6 +21,9 @@ inline void pause_briefly() {
 
 // About 20 microseconds: longer than any wait within a run on an idle machine, too short to matter on a busy one.
 constexpr int SPINS = 1000;
+// How long a worker waits for the next run before it sleeps. Waking it costs some tens of microseconds, and systems like to
+// wake it on the processor of its caller, which then shares it for milliseconds.
+constexpr auto AWAKE = std::chrono::milliseconds(2);
 
 }  // namespace
 
@@ -51,8 +56,10 @@ void Team::start() {
     for (int t = 1; t < threads_; t++)
         workers_.emplace_back([shared = shared_, t] {
             for (uint32_t seen = 0;; seen++) {
-                for (int spins = 0; spins < SPINS && shared->runs.load(std::memory_order_acquire) == seen; spins++)
-                    pause_briefly();
+                const auto until = std::chrono::steady_clock::now() + AWAKE;
+                while (shared->runs.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until)
+                    for (int spins = 0; spins < 64 && shared->runs.load(std::memory_order_acquire) == seen; spins++)
+                        pause_briefly();
                 shared->runs.wait(seen, std::memory_order_acquire);
                 if (shared->stop.load(std::memory_order_relaxed)) return;
                 (*shared->work)(t);

@@ -29,7 +29,7 @@ Data = Annotated[Path, typer.Option("--data", help="A folder, or a .zip of one: 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Engine = Annotated[
     str | None,
-    typer.Option(help="onnxruntime, native, openvino, litert, executorch or ncnn; the model's own by default."),
+    typer.Option(help="native, onnxruntime, openvino, litert, executorch or ncnn; the fastest that fits by default."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the network; all processors by default.")]
 
@@ -98,6 +98,8 @@ def predict(
     from mobilenetv2.runtime.predictor import load
 
     predictor = load(model, engine=engine, threads=threads, score_threshold=threshold, tiles=tiles)
+    if predictor.engine_note:
+        _say(predictor.engine_note)
     if coco is not None and predictor.card.task != "detect":
         raise UserError(f"--coco {coco}: {model} finds no boxes; give a detector by --model")
     failed, taken = False, set[str]()

@@ -55,7 +55,7 @@ def test_rows_hold_what_was_promised(small: str, colours: Path) -> None:
     for row in rows:
         assert row.keys() >= PROMISED
         assert row["model"] == small
-        assert (row["engine"], row["precision"], row["task"]) == ("onnxruntime", "float32", "classify")
+        assert (row["engine"], row["precision"], row["task"]) == ("native", "float32", "classify")
         assert 0 < row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
         assert row["p50_interval_ms"][0] <= row["latency_ms"]["p50"] <= row["p50_interval_ms"][1]
         assert row["images_per_s"] == pytest.approx(1000 * row["batch"] / row["latency_ms"]["p50"], rel=0.01)
@@ -75,7 +75,7 @@ def test_models_take_turns_and_the_first_round_is_not_counted(monkeypatch: pytes
     class Recorded:
         def __init__(self, model: str, *, threads: int) -> None:
             self.model, self.cold_start_ms, self.card = model, 5.0, card
-            self.engine, self.precision = "onnxruntime", "float32"
+            self.engine, self.note, self.precision = "onnxruntime", "", "float32"
 
         def run(self, *, batch: int, times: int) -> Turn:
             order.append((Path(self.model).stem, batch))

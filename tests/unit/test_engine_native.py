@@ -193,12 +193,23 @@ def test_an_installation_without_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr(mobilenetv2, "_native", raising=False)
     with pytest.raises(UserError, match=r"is not part of this installation, .*; use 'onnxruntime'"):
         mobilenetv2.load(engine="native")
+    usual = mobilenetv2.load()
+    assert usual.engine_name == "onnxruntime"
+    assert usual.engine_note.startswith("onnxruntime is used: engine 'native' is not part of this installation")
 
 
-def test_it_predicts_and_is_named(tmp_path: Path) -> None:
+def test_it_is_chosen_where_it_knows_all_parts(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    fused, usual = mobilenetv2.load(engine="native"), mobilenetv2.load()
-    assert fused.engine_name == "native"
+    fused, usual = mobilenetv2.load(), mobilenetv2.load(engine="onnxruntime")
+    assert (fused.engine_name, fused.engine_note) == ("native", "")
+    assert (usual.engine_name, usual.engine_note) == ("onnxruntime", "")
+    pyramid = tmp_path / "pyramid.safetensors"
+    make_random_segmenter(preprocessing=Preprocessing(size_hw=(64, 64)), aspp=True).save(pyramid)
+    other = mobilenetv2.load(pyramid)
+    assert other.engine_name == "onnxruntime"
+    assert other.engine_note == (
+        "onnxruntime is used: engine 'native' does not know the pyramid's full 3x3 convolutions of 'random'"
+    )
     ours, theirs = fused.predict(picture).to_dict(), usual.predict(picture).to_dict()
     assert [each["name"] for each in ours["labels"]] == [each["name"] for each in theirs["labels"]]
 

@@ -242,10 +242,12 @@ def test_the_threads_of_a_run(box: Path, predictor: Predictor, monkeypatch: pyte
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     for name in ("digits.safetensors", "net.onnx"):
-        assert_same(load(box / name, threads=2).predict(PICTURE), predictor.predict(PICTURE), atol=1e-5)
-        load(box / name)
-        with pytest.raises(UserError, match="threads 0 is out of range"):
-            load(box / name, threads=0)
+        found = load(box / name, engine="onnxruntime", threads=2).predict(PICTURE)
+        assert_same(found, predictor.predict(PICTURE), atol=1e-5)
+        load(box / name, engine="onnxruntime")
+        for engine in (None, "onnxruntime"):
+            with pytest.raises(UserError, match="threads 0 is out of range"):
+                load(box / name, engine=engine, threads=0)
     assert asked == [2, 0, 2, 0]  # 0 is onnxruntime's word for one a core
 
 
@@ -320,7 +322,7 @@ def assert_same_boxes(found: Prediction, expected: Prediction) -> None:
 
 
 def test_a_detector_answers_as_its_outputs_say(detector: ModelFile) -> None:
-    predictor, picture = predictor_of(detector, threads=1), DRAWN[5]
+    predictor, picture = predictor_of(detector, engine="onnxruntime", threads=1), DRAWN[5]
     found = detect(predictor, picture)
     pixels = preprocess(Image.fromarray(picture), detector.card.preprocessing)
     logits, codes = OnnxRuntimeEngine(detector, threads=1).run(pixels[None])

@@ -99,6 +99,8 @@ def _started(subjects: Sequence[_Subject], stack: ExitStack, progress: Callable[
             progress(f"{subject.model}: start {start + 1} of {STARTS}, threads {subject.threads}")
             worker = Worker(subject.model, threads=subject.threads)
             subject.starts_ms.append(worker.cold_start_ms)
+            if worker.note and start == 0:
+                progress(f"{subject.model}: {worker.note}")
             if start < STARTS - 1:
                 worker.close()
             else:

@@ -62,6 +62,7 @@ class Worker:
             raise
         self.cold_start_ms = (time.perf_counter() - start) * 1000
         self.engine: str = introduction["engine"]
+        self.note: str = introduction["note"]
         self.precision: str = introduction["precision"]
         self.card = Card.from_json(introduction["card"], source=model)
 

@@ -2,10 +2,10 @@
 
     python -m mobilenetv2.benchmarking.worker MODEL THREADS
 
-The first line comes by itself, after the first answer: engine, precision and card. Then {"do": "run", "batch": b,
-"times": n} gives the milliseconds of n runs, their parts and the peak memory until now, and {"do": "evaluate", "data":
-PATH} the accuracy. An error of the user is {"error": LINE}. Nothing that a first answer does not need is imported
-before it.
+The first line comes by itself, after the first answer: engine, a note on it, precision and card. Then {"do": "run",
+"batch": b, "times": n} gives the milliseconds of n runs, their parts and the peak memory until now, and {"do":
+"evaluate", "data": PATH} the accuracy. An error of the user is {"error": LINE}. Nothing that a first answer does not
+need is imported before it.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def _say(answers: TextIO, line: dict[str, Any]) -> None:
 
 def _introduction(predictor: Predictor) -> dict[str, Any]:
     return {
-        "engine": getattr(predictor, "engine_name", "onnxruntime"),
-        "precision": getattr(predictor, "precision", "float32"),
+        "engine": predictor.engine_name,
+        "note": predictor.engine_note,
+        "precision": predictor.precision,
         "card": predictor.card.to_json(),
     }
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from typing import NamedTuple
 
 from mobilenetv2.errors import ModelFileError, UserError, did_you_mean
 from mobilenetv2.modelfile import ModelFile
-from mobilenetv2.runtime.engine import Engine, OnnxRuntimeEngine
+from mobilenetv2.runtime.engine import Engine, OnnxRuntimeEngine, check_threads
 from mobilenetv2.runtime.exported import Export
 
-DEFAULT_ENGINE = "onnxruntime"
+# What knows most of our networks, and is fastest; and what runs all of them.
+FUSED_ENGINE, GENERAL_ENGINE = "native", "onnxruntime"
 # Engines that run an export's folder: module and class, as their libraries are in extras.
 FROM_EXPORTS = {
     "executorch": ("engine_executorch", "ExecuTorchEngine"),
@@ -17,7 +19,7 @@ FROM_EXPORTS = {
     "ncnn": ("engine_ncnn", "NcnnEngine"),
     "openvino": ("engine_openvino", "OpenVinoEngine"),
 }
-ENGINES = ("onnxruntime", "native", *FROM_EXPORTS)
+ENGINES = (FUSED_ENGINE, GENERAL_ENGINE, *FROM_EXPORTS)
 
 
 def check_engine(name: str) -> None:
@@ -26,22 +28,45 @@ def check_engine(name: str) -> None:
         raise UserError(f"engine {name!r} is not known{did_you_mean(name, ENGINES)}; it can be {', '.join(ENGINES)}")
 
 
+class Chosen(NamedTuple):
+    """An engine with a model on it. note: why it is not the fused one, where that was wanted; else nothing."""
+
+    name: str
+    engine: Engine
+    note: str = ""
+
+
+def choose_engine(name: str | None, model: ModelFile, *, threads: int | None) -> Chosen:
+    """A model file on an engine; None for the fused one where it is here and knows all parts, else onnxruntime."""
+    if name is not None:
+        return Chosen(name, engine_of_model(name, model, threads=threads))
+    check_threads(threads)
+    try:
+        return Chosen(FUSED_ENGINE, engine_of_model(FUSED_ENGINE, model, threads=threads))
+    except UserError as error:
+        return Chosen(GENERAL_ENGINE, engine_of_model(GENERAL_ENGINE, model, threads=threads), _note(error))
+
+
+def _note(error: UserError) -> str:
+    return f"{GENERAL_ENGINE} is used: {str(error).partition(';')[0]}"
+
+
 def engine_of_model(name: str, model: ModelFile, *, threads: int | None) -> Engine:
-    """A model file on an engine. Raises UserError if the engine needs an export, is not here, or lacks a part of it."""
-    if name == "native":
+    """A model file on that engine. Raises UserError if it needs an export, is not here, or does not know all parts."""
+    if name == FUSED_ENGINE:
         try:
             from mobilenetv2.runtime.engine_native import NativeEngine
         except ImportError as error:
             raise UserError(
-                "engine 'native' is not part of this installation, which was made without a C++ compiler; "
-                f"use {DEFAULT_ENGINE!r}, or install again where there is one"
+                f"engine {FUSED_ENGINE!r} is not part of this installation, which was made without a C++ compiler; "
+                f"use {GENERAL_ENGINE!r}, or install again where there is one"
             ) from error
         return NativeEngine(model, threads=threads)
     if name == "openvino":
         from mobilenetv2.runtime.engine_openvino import OpenVinoEngine
 
         return OpenVinoEngine(model, threads=threads)
-    if name != DEFAULT_ENGINE:
+    if name != GENERAL_ENGINE:
         raise UserError(
             f"engine {name!r} runs exports; make one by 'mobilenetv2 export {model.card.name} --to {name}', "
             "and give its folder as the model"

@@ -16,7 +16,7 @@ from mobilenetv2.modelfile import Card, ModelFile, load_model_file
 from mobilenetv2.predictions import Prediction, Timing
 from mobilenetv2.runtime.answers import record
 from mobilenetv2.runtime.engine import PictureEngine
-from mobilenetv2.runtime.engines import DEFAULT_ENGINE, check_engine, engine_of_export, engine_of_model
+from mobilenetv2.runtime.engines import GENERAL_ENGINE, check_engine, choose_engine, engine_of_export
 from mobilenetv2.runtime.exported import CARD_FILE, Export, read_export
 from mobilenetv2.runtime.images import Source, name_of, open_image
 from mobilenetv2.runtime.scorers import GraphScorer, PillowScorer, Scorer, TiledScorer, ms_since
@@ -36,10 +36,11 @@ def load(
     """Load a model to predict with.
 
     model: a model file (`.safetensors`), an `.onnx` or the folder of another export that was made here, or the name of
-    a model in the box. engine: a name of `engines.ENGINES`; None for onnxruntime, or the export's own.
-    threads: of one run; None for one a core. score_threshold: 0..1, detectors only: boxes of a lower score are
-    left out; None for that of the model's card. tiles: segmenters only: look at large pictures piece by piece at
-    their own resolution, instead of at the whole made small; see `scorers.TiledScorer`.
+    a model in the box. engine: a name of `engines.ENGINES`; None for the export's own, or the fused one where it knows
+    the network, else onnxruntime. threads: of one run; None for one a core.
+    score_threshold: 0..1, detectors only: boxes of a lower score are left out; None for that of the model's card.
+    tiles: segmenters only: look at large pictures piece by piece at their own resolution, instead of at the whole made
+    small; see `scorers.TiledScorer`.
     Raises ModelFileError if there is no such model, or the file is damaged, foreign or too new; UserError for
     a threshold that is out of range, for an engine that does not run it, and for what is given to a model of another
     task.
@@ -54,30 +55,30 @@ def load(
             raise UserError(f"{path}: is for engine {export.target!r}, not {engine!r}")
         return predictor_of_export(export, **options)
     if path.suffix.lower() == ".onnx":
-        if engine not in (None, DEFAULT_ENGINE):
+        if engine not in (None, GENERAL_ENGINE):
             raise UserError(
-                f"{path}: is for engine {DEFAULT_ENGINE!r}; give the model file it was made from for {engine!r}"
+                f"{path}: is for engine {GENERAL_ENGINE!r}; give the model file it was made from for {engine!r}"
             )
         try:
             content = path.read_bytes()
         except OSError as error:
             raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
         return predictor_of_graph(content, source=str(path), **options)
-    return predictor_of(load_model_file(path), engine=engine or DEFAULT_ENGINE, **options)
+    return predictor_of(load_model_file(path), engine=engine, **options)
 
 
 def predictor_of(
     model: ModelFile,
     *,
-    engine: str = DEFAULT_ENGINE,
+    engine: str | None = None,
     threads: int | None = None,
     score_threshold: float | None = None,
     tiles: bool = False,
 ) -> Predictor:
     """The same for a model file in memory."""
     card = _with_threshold(model.card, score_threshold)
-    scorer = PillowScorer(engine_of_model(engine, model, threads=threads), card)
-    return _predictor(card, scorer, tiles, engine_name=engine)
+    chosen = choose_engine(engine, model, threads=threads)
+    return _predictor(card, PillowScorer(chosen.engine, card), tiles, engine_name=chosen.name, engine_note=chosen.note)
 
 
 def predictor_of_graph(
@@ -104,12 +105,18 @@ def predictor_of_export(
 
 
 def _predictor(
-    card: Card, scorer: Scorer, tiles: bool, *, engine_name: str = DEFAULT_ENGINE, precision: str = "float32"
+    card: Card,
+    scorer: Scorer,
+    tiles: bool,
+    *,
+    engine_name: str = GENERAL_ENGINE,
+    engine_note: str = "",
+    precision: str = "float32",
 ) -> Predictor:
     if tiles:
         card.segmenter  # noqa: B018  raises for another task
         scorer = TiledScorer(scorer, card)
-    return Predictor(card, scorer, engine_name=engine_name, precision=precision)
+    return Predictor(card, scorer, engine_name=engine_name, engine_note=engine_note, precision=precision)
 
 
 def _with_threshold(card: Card, score_threshold: float | None) -> Card:
@@ -152,15 +159,21 @@ def models_in_the_box(folder: Path = MODELS_IN_THE_BOX) -> list[str]:
 class Predictor:
     """Answers for pictures. Safe to use from many threads at once.
 
-    card: the model's, with the score threshold that is used. engine_name: what computes it. precision: "float32" or
-    "int8", in which it does.
+    card: the model's, with the score threshold that is used. engine_name: what computes it. engine_note: why
+    that is not the fused engine, where it could not be. precision: "float32" or "int8", in which it does.
     """
 
     def __init__(
-        self, card: Card, scorer: Scorer, *, engine_name: str = DEFAULT_ENGINE, precision: str = "float32"
+        self,
+        card: Card,
+        scorer: Scorer,
+        *,
+        engine_name: str = GENERAL_ENGINE,
+        engine_note: str = "",
+        precision: str = "float32",
     ) -> None:
         self.card = card
-        self.engine_name, self.precision = engine_name, precision
+        self.engine_name, self.engine_note, self.precision = engine_name, engine_note, precision
         self._scorer = scorer
 
     def predict(self, source: Source) -> Prediction:
@@ -186,7 +199,13 @@ class Predictor:
     def with_score_threshold(self, score_threshold: float) -> Predictor:
         """The same detector, on the same engine, with another threshold. Raises UserError as `load` does."""
         card = _with_threshold(self.card, score_threshold)
-        return Predictor(card, self._scorer.with_card(card), engine_name=self.engine_name, precision=self.precision)
+        return Predictor(
+            card,
+            self._scorer.with_card(card),
+            engine_name=self.engine_name,
+            engine_note=self.engine_note,
+            precision=self.precision,
+        )
 
     def _prepare(self, source: Source) -> _Prepared:
         start = time.perf_counter()
