@@ -3,7 +3,7 @@
     python benchmarks/engines.py [THREADS [ROUNDS]]
 
 Random weights, which take as long as any; widths and sizes of the paper's Table 4, SSDLite at 320 and DeepLabv3 at
-480 x 360. Each round runs every engine some times in turn and a burst of multiply-adds of the machine's own; rounds
+353 x 481. Each round runs every engine some times in turn and a burst of multiply-adds of the machine's own; rounds
 in which that burst is more than a tenth slower than its best do not count. Medians, in ms, and how many times as long
 as the fused engine each takes. Engines that are not installed, or that need an export that cannot be made here, are
 left out.
@@ -17,20 +17,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from conftest import make_random_detector, make_random_model, make_random_segmenter
 from mobilenetv2.errors import MissingExtraError
+from mobilenetv2.exports.target import TARGETS
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.runtime.engine import Engine
-from mobilenetv2.runtime.engines import engine_of_model
+from mobilenetv2.runtime.engines import engine_class, engine_of_model
 
 Case = tuple[str, Callable[[], ModelFile], int]
 
@@ -51,18 +50,16 @@ def cases() -> Iterator[Case]:
     yield "DeepLabv3 1.0 @ 353 x 481", lambda: make_random_segmenter(preprocessing=wide, width=1.0, num_classes=21), 1
 
 
-def export(name: str, engine: str, model: ModelFile, folder: Path, threads: int) -> Engine:
-    getattr(import_module(f"mobilenetv2.exports.{name}"), f"write_{name}")(model, folder)
-    opened: Engine = getattr(import_module(f"mobilenetv2.runtime.engine_{name}"), engine)(folder, threads=threads)
-    return opened
+def export(name: str, model: ModelFile, folder: Path, threads: int) -> Engine:
+    TARGETS[name].write(model, folder)
+    return engine_class(name)(folder, threads=threads)
 
 
 def engines(model: ModelFile, threads: int, folder: Path) -> dict[str, Engine]:
     makers: dict[str, Callable[[], Engine]] = {
         name: partial(engine_of_model, name, model, threads=threads) for name in ("native", "onnxruntime", "openvino")
     }
-    for name, engine in (("ncnn", "NcnnEngine"), ("litert", "LiteRtEngine")):
-        makers[name] = partial(export, name, engine, model, folder, threads)
+    makers |= {name: partial(export, name, model, folder, threads) for name in ("ncnn", "litert")}
     found: dict[str, Engine] = {}
     for name, make in makers.items():
         try:
@@ -85,8 +82,8 @@ def main() -> None:
     square = np.ones((384, 384), np.float32)
     for name, make, count in cases():
         model = make()
-        images: NDArray[np.float32] = np.zeros((count, 3, *model.card.preprocessing.size_hw), np.float32)
-        images += np.random.default_rng(0).normal(0, 1, images.shape).astype(np.float32)
+        shape = (count, 3, *model.card.preprocessing.size_hw)
+        images = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
         with tempfile.TemporaryDirectory() as folder:
             running = engines(model, threads, Path(folder))
         times: dict[str, list[float]] = {each: [] for each in running}

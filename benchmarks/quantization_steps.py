@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from mobilenetv2 import api
+from mobilenetv2.benchmarking.worker import MEASURES
 from mobilenetv2.evaluation import evaluate
 from mobilenetv2.exports.calibration import calibration_images, calibration_pictures
 from mobilenetv2.modelfile import load_model_file
@@ -16,7 +17,6 @@ from mobilenetv2.quantization.prepare import Preparation, prepare
 from mobilenetv2.runtime.graph import picture_graph
 from mobilenetv2.runtime.predictor import find_model, predictor_of_graph
 
-MEASURES = {"classify": "top1", "detect": "AP50", "segment": "miou"}
 STEPS = {
     "ranges alone": Preparation(equalise=False, correct=False),
     "biases corrected": Preparation(equalise=False),
@@ -30,11 +30,11 @@ def main() -> None:
     key = MEASURES[model.card.task]
     tree, names = calibration_pictures(data, model.card)
     images = calibration_images(tree, names, model.card)
-    print(f"{name} float32: {key} {api.evaluate(name, data).to_dict()[key]:.4f}")
+    print(f"{name} float32: {key} {api.evaluate(name, data).card_metrics()[key]:.4f}")
     for step, preparation in STEPS.items():
         graph = picture_graph(prepare(model, images, preparation), int8=True)
         found = evaluate(predictor_of_graph(graph, source=name), data)
-        print(f"{name} int8, {step}: {key} {found.to_dict()[key]:.4f}", flush=True)
+        print(f"{name} int8, {step}: {key} {found.card_metrics()[key]:.4f}", flush=True)
 
 
 if __name__ == "__main__":

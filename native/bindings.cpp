@@ -60,20 +60,16 @@ NB_MODULE(_native, module) {
     nb::class_<Network>(module, "Network")
         .def(nb::init<int, int, int>(), nb::arg("height"), nb::arg("width"), nb::arg("threads"))
         .def("stem",
-             [](Network& self, const StemArguments& a) {
-                 return self.stem(stem(std::get<0>(a), std::get<1>(a), std::get<2>(a)));
-             })
+             [](Network& self, const StemArguments& from) { return self.stem(std::apply(stem, from)); })
         .def(
             "block",
             [](Network& self, int in, const std::optional<Layer>& expand, const std::optional<StemArguments>& from,
-               const FilterArguments& f, const Layer& project, bool shortcut) {
+               const FilterArguments& by, const Layer& project, bool shortcut) {
                 std::optional<Weights> expansion;
                 if (expand) expansion = weights(*expand, 1);
                 std::optional<Stem> first;
-                if (from) first = stem(std::get<0>(*from), std::get<1>(*from), std::get<2>(*from));
-                return self.block(in, expansion, first,
-                                  filter(std::get<0>(f), std::get<1>(f), std::get<2>(f), std::get<3>(f), std::get<4>(f)),
-                                  weights(project, 1), shortcut);
+                if (from) first = std::apply(stem, *from);
+                return self.block(in, expansion, first, std::apply(filter, by), weights(project, 1), shortcut);
             },
             nb::arg("source"), nb::arg("expand").none(), nb::arg("stem").none(), nb::arg("filter"), nb::arg("project"),
             nb::arg("shortcut"))
@@ -109,7 +105,5 @@ NB_MODULE(_native, module) {
                  const nb::gil_scoped_release release;
                  self.run(images.data(), count, to.data());
              })
-        .def_prop_ro("arena_bytes", &Network::arena_bytes)
-        .def_prop_ro("weight_bytes", &Network::weight_bytes)
-        .def_prop_ro("threads", &Network::threads);
+        .def_prop_ro("arena_bytes", &Network::arena_bytes);
 }

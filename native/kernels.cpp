@@ -12,6 +12,48 @@ namespace {
 // two multipliers with 4 cycles of latency need; so a run is cut into tiles of nearly the same size.
 constexpr int most_pixels(int blocks) { return blocks == 3 ? 4 : blocks == 2 ? 6 : 8; }
 
+template <int N>
+struct Constant {
+    static constexpr int value = N;
+};
+
+// tile(Constant<pixels>, first pixel) for tiles of at most MOST pixels, all of one size or of one pixel less.
+template <int SIZE, typename Tile>
+inline void tiles_of(int size, int& first, int end, const Tile& tile) {
+    if constexpr (SIZE > 0) {
+        if (size != SIZE) return tiles_of<SIZE - 1>(size, first, end, tile);
+        for (; first < end; first += SIZE) tile(Constant<SIZE>{}, first);
+    }
+}
+template <int MOST, typename Tile>
+inline void in_tiles(int pixels, const Tile& tile) {
+    const int tiles = (pixels + MOST - 1) / MOST, size = (pixels + tiles - 1) / tiles, less = size * tiles - pixels;
+    int first = 0;
+    tiles_of<MOST>(size, first, pixels - less * (size - 1), tile);
+    tiles_of<MOST>(size - 1, first, pixels, tile);
+}
+
+// panel(Constant<blocks>, first block).
+template <typename Function>
+inline void on_panel(const Panels& panels, int index, const Function& panel) {
+    const auto [first, blocks] = panel_at(panels.out_blocks, index);
+    switch (blocks) {
+        case 1: return panel(Constant<1>{}, first);
+        case 2: return panel(Constant<2>{}, first);
+        case 3: return panel(Constant<3>{}, first);
+    }
+}
+
+template <int PIXELS, int BLOCKS>
+inline void start_sums(Vector (&sums)[PIXELS][BLOCKS], const float* bias) {
+    UNROLL
+    for (int n = 0; n < BLOCKS; n++) {
+        const Vector value = load(bias + n * LANES);
+        UNROLL
+        for (int p = 0; p < PIXELS; p++) sums[p][n] = value;
+    }
+}
+
 // One input channel of a tile: STEP floats lie between its values of two pixels.
 template <int PIXELS, int BLOCKS, int STEP>
 inline void multiply_channel(Vector (&sums)[PIXELS][BLOCKS], const float* in, const float* weights) {
@@ -37,103 +79,78 @@ inline void multiply_channel(Vector (&sums)[PIXELS][BLOCKS], const float* in, co
 // What becomes of a tile's results. Known when this is compiled, as with few input channels it takes a fifth of the time.
 enum class Result { IN_A_ROW, SCATTERED, ADDED };
 
-template <int PIXELS, int BLOCKS, Result RESULT>
-inline void pointwise_tile(const Panels& panels, const float* weights, int first, ConstRun in, Run out,
-                           const int* out_pixels, ConstRun shortcut) {
-    Vector sums[PIXELS][BLOCKS];
-    UNROLL
-    for (int n = 0; n < BLOCKS; n++) {
-        const Vector bias = load(panels.bias + (first + n) * LANES);
-        UNROLL
-        for (int p = 0; p < PIXELS; p++) sums[p][n] = bias;
-    }
-    const float* from = in.at;
-    for (int block = 0; block < panels.in_blocks; block++, from += in.block) {
-        UNROLL
-        for (int k = 0; k < LANES; k++, weights += BLOCKS * LANES)
-            multiply_channel<PIXELS, BLOCKS, LANES>(sums, from + k, weights);
-    }
-    const Vector low = broadcast(panels.clamp.low), high = broadcast(panels.clamp.high);
+// out and shortcut: at the tile's first pixel and block; out_pixels: of its first pixel.
+template <Result RESULT, int PIXELS, int BLOCKS>
+inline void finish_sums(const Vector (&sums)[PIXELS][BLOCKS], Clamp to, Run out, const int* out_pixels,
+                        ConstRun shortcut) {
+    const Vector low = broadcast(to.low), high = broadcast(to.high);
     UNROLL
     for (int p = 0; p < PIXELS; p++) {
-        float* to = out.at + (RESULT == Result::SCATTERED ? out_pixels[p] : p * LANES);
+        float* pixel = out.at + (RESULT == Result::SCATTERED ? out_pixels[p] : p * LANES);
         UNROLL
         for (int n = 0; n < BLOCKS; n++) {
             Vector value = clamp(sums[p][n], low, high);
             if (RESULT == Result::ADDED) value += load(shortcut.at + p * LANES + n * shortcut.block);
-            store(to + n * out.block, value);
+            store(pixel + n * out.block, value);
         }
     }
 }
 
-// `count` tiles of a size one after the other, then those of one pixel less.
-template <int PIXELS, int BLOCKS, Result RESULT>
-void pointwise_tiles(int pixels, int count, int less, const Panels& panels, const float* weights, int first,
-                     ConstRun in, Run out, const int* out_pixels, ConstRun shortcut) {
-    if constexpr (PIXELS > 0) {
-        if (pixels != PIXELS)
-            return pointwise_tiles<PIXELS - 1, BLOCKS, RESULT>(pixels, count, less, panels, weights, first, in, out,
-                                                               out_pixels, shortcut);
-        for (; count > 0; count--) {
-            pointwise_tile<PIXELS, BLOCKS, RESULT>(panels, weights, first, in, out, out_pixels, shortcut);
-            in.at += PIXELS * LANES;
-            if (RESULT == Result::SCATTERED) out_pixels += PIXELS; else out.at += PIXELS * LANES;
-            if (RESULT == Result::ADDED) shortcut.at += PIXELS * LANES;
-        }
-        if (less > 0)
-            pointwise_tiles<PIXELS - 1, BLOCKS, RESULT>(PIXELS - 1, less, 0, panels, weights, first, in, out, out_pixels,
-                                                        shortcut);
-    }
-}
-
-template <int BLOCKS>
+template <Result RESULT, int BLOCKS>
 void pointwise_panel(const Panels& panels, int first, ConstRun in, int pixels, Run out, const int* out_pixels,
                      ConstRun shortcut) {
-    const float* weights = panels.values + static_cast<std::ptrdiff_t>(first) * panels.in_blocks * LANES * LANES;
-    constexpr int most = most_pixels(BLOCKS);
-    const int tiles = (pixels + most - 1) / most, size = (pixels + tiles - 1) / tiles;
-    const int less = size * tiles - pixels, full = tiles - less;
-    auto run = pointwise_tiles<most, BLOCKS, Result::IN_A_ROW>;
-    if (out_pixels) run = pointwise_tiles<most, BLOCKS, Result::SCATTERED>;
-    if (shortcut.at) run = pointwise_tiles<most, BLOCKS, Result::ADDED>;
-    run(size, full, less, panels, weights, first, in, out, out_pixels, shortcut);
+    const float* panel = panels.values + static_cast<std::ptrdiff_t>(first) * panels.in_blocks * LANES * LANES;
+    in_tiles<most_pixels(BLOCKS)>(pixels, [&](auto size, int x) {
+        Vector sums[size.value][BLOCKS];
+        start_sums(sums, panels.bias + first * LANES);
+        const float *from = in.at + x * LANES, *weights = panel;
+        for (int block = 0; block < panels.in_blocks; block++, from += in.block) {
+            UNROLL
+            for (int k = 0; k < LANES; k++, weights += BLOCKS * LANES)
+                multiply_channel<size.value, BLOCKS, LANES>(sums, from + k, weights);
+        }
+        const bool scattered = RESULT == Result::SCATTERED;
+        finish_sums<RESULT>(sums, panels.clamp, {scattered ? out.at : out.at + x * LANES, out.block},
+                            scattered ? out_pixels + x : nullptr,
+                            {RESULT == Result::ADDED ? shortcut.at + x * LANES : nullptr, shortcut.block});
+    });
 }
 
 void pointwise(const Panels& panels, int panel, ConstRun in, int pixels, Run out, const int* out_pixels,
                ConstRun shortcut) {
-    const auto [first, blocks] = panel_at(panels.out_blocks, panel);
-    out.at += first * out.block;
-    if (shortcut.at) shortcut.at += first * shortcut.block;
-    switch (blocks) {
-        case 1: return pointwise_panel<1>(panels, first, in, pixels, out, out_pixels, shortcut);
-        case 2: return pointwise_panel<2>(panels, first, in, pixels, out, out_pixels, shortcut);
-        case 3: return pointwise_panel<3>(panels, first, in, pixels, out, out_pixels, shortcut);
-    }
+    on_panel(panels, panel, [&](auto blocks, int first) {
+        auto run = pointwise_panel<Result::IN_A_ROW, blocks.value>;
+        if (out_pixels) run = pointwise_panel<Result::SCATTERED, blocks.value>;
+        if (shortcut.at) run = pointwise_panel<Result::ADDED, blocks.value>;
+        run(panels, first, in, pixels, {out.at + first * out.block, out.block}, out_pixels,
+            {shortcut.at ? shortcut.at + first * shortcut.block : nullptr, shortcut.block});
+    });
 }
 
-// STRIDE and DILATION 0: any, as they are given.
-template <int PIXELS, int STRIDE, int DILATION>
-void depthwise_tile(const float* const rows[3], const float* weights, int stride, int dilation, float* out, Clamp to) {
+// STRIDE 0: any stride and dilation, as they are given; else that stride, and no dilation.
+template <int PIXELS, int STRIDE>
+inline void depthwise_tile(const float* const rows[3], std::ptrdiff_t at, const float* weights, int stride, int dilation,
+                           float* out, Clamp to) {
     Vector sums[PIXELS];
     const Vector bias = load(weights + 9 * LANES);
     UNROLL
     for (int p = 0; p < PIXELS; p++) sums[p] = bias;
     UNROLL
     for (int ky = 0; ky < 3; ky++) {
+        const float* row = rows[ky] + at;
         Vector w[3];
         UNROLL
         for (int kx = 0; kx < 3; kx++) w[kx] = load(weights + (3 * ky + kx) * LANES);
         if constexpr (STRIDE != 0) {
             // Each input is loaded once for all results that it is part of.
-            constexpr int inputs = (PIXELS - 1) * STRIDE + 2 * DILATION + 1;
             UNROLL
-            for (int i = 0; i < inputs; i++) {
-                Vector value = load(rows[ky] + i * LANES);
+            for (int i = 0; i < (PIXELS - 1) * STRIDE + 3; i++) {
+                Vector value = load(row + i * LANES);
                 keep_in_register(value);
                 UNROLL
                 for (int kx = 0; kx < 3; kx++) {
-                    const int p = (i - kx * DILATION) / STRIDE;
-                    if (i >= kx * DILATION && (i - kx * DILATION) % STRIDE == 0 && p < PIXELS) sums[p] += value * w[kx];
+                    const int p = (i - kx) / STRIDE;
+                    if (i >= kx && (i - kx) % STRIDE == 0 && p < PIXELS) sums[p] += value * w[kx];
                 }
             }
         } else {
@@ -141,7 +158,7 @@ void depthwise_tile(const float* const rows[3], const float* weights, int stride
             for (int kx = 0; kx < 3; kx++)
                 UNROLL
                 for (int p = 0; p < PIXELS; p++)
-                    sums[p] += w[kx] * load(rows[ky] + (p * stride + kx * dilation) * LANES);
+                    sums[p] += w[kx] * load(row + (p * stride + kx * dilation) * LANES);
         }
     }
     const Vector low = broadcast(to.low), high = broadcast(to.high);
@@ -149,83 +166,44 @@ void depthwise_tile(const float* const rows[3], const float* weights, int stride
     for (int p = 0; p < PIXELS; p++) store(out + p * LANES, clamp(sums[p], low, high));
 }
 
-constexpr int MOST_FILTERED = 8;
-
-template <int PIXELS>
-void depthwise_of(int pixels, const float* const rows[3], const float* weights, int stride, int dilation, float* out,
-                  Clamp to) {
-    if constexpr (PIXELS > 0) {
-        if (pixels != PIXELS) return depthwise_of<PIXELS - 1>(pixels, rows, weights, stride, dilation, out, to);
-        if (stride == 1 && dilation == 1) return depthwise_tile<PIXELS, 1, 1>(rows, weights, 1, 1, out, to);
-        if (stride == 2 && dilation == 1) return depthwise_tile<PIXELS, 2, 1>(rows, weights, 2, 1, out, to);
-        depthwise_tile<PIXELS, 0, 0>(rows, weights, stride, dilation, out, to);
-    }
+template <int STRIDE>
+void depthwise_row(const float* const rows[3], const float* weights, int stride, int dilation, int pixels, float* out,
+                   Clamp to) {
+    in_tiles<8>(pixels, [&](auto size, int x) {
+        depthwise_tile<size.value, STRIDE>(rows, x * stride * LANES, weights, stride, dilation, out + x * LANES, to);
+    });
 }
 
 void depthwise(const float* const rows[3], const float* weights, int stride, int dilation, int pixels, float* out,
                Clamp to) {
-    const float* at[3] = {rows[0], rows[1], rows[2]};
-    for (int tiles = (pixels + MOST_FILTERED - 1) / MOST_FILTERED; tiles > 0; tiles--) {
-        const int some = (pixels + tiles - 1) / tiles;
-        depthwise_of<MOST_FILTERED>(some, at, weights, stride, dilation, out, to);
-        pixels -= some;
-        out += some * LANES;
-        for (auto& row : at) row += some * stride * LANES;
-    }
+    auto run = depthwise_row<0>;
+    if (dilation == 1 && stride == 1) run = depthwise_row<1>;
+    if (dilation == 1 && stride == 2) run = depthwise_row<2>;
+    run(rows, weights, stride, dilation, pixels, out, to);
 }
 
+// Not inlined: with its tile inside, GCC keeps the panel's loop variables in registers rather than sums.
 template <int PIXELS, int BLOCKS>
-void stem_tile(const Panels& panels, const float* weights, int first, const float* const rows[9], int x, Run out) {
+[[gnu::noinline]] void stem_tile(const Panels& panels, int first, const float* const rows[9], int x, Run out) {
     Vector sums[PIXELS][BLOCKS];
-    UNROLL
-    for (int n = 0; n < BLOCKS; n++) {
-        const Vector bias = load(panels.bias + (first + n) * LANES);
-        UNROLL
-        for (int p = 0; p < PIXELS; p++) sums[p][n] = bias;
-    }
+    start_sums(sums, panels.bias + first * LANES);
+    const float* weights = panels.values + static_cast<std::ptrdiff_t>(first) * 27 * LANES;
     for (int row = 0; row < 9; row++) {
         const float* from = rows[row] + 2 * x;
         UNROLL
         for (int kx = 0; kx < 3; kx++, weights += BLOCKS * LANES)
             multiply_channel<PIXELS, BLOCKS, 2>(sums, from + kx, weights);
     }
-    const Vector low = broadcast(panels.clamp.low), high = broadcast(panels.clamp.high);
-    UNROLL
-    for (int p = 0; p < PIXELS; p++)
-        UNROLL
-        for (int n = 0; n < BLOCKS; n++)
-            store(out.at + (x + p) * LANES + n * out.block, clamp(sums[p][n], low, high));
-}
-
-template <int BLOCKS, int PIXELS>
-void stem_of(int pixels, const Panels& panels, const float* weights, int first, const float* const rows[9], int x,
-             Run out) {
-    if constexpr (PIXELS > 0) {
-        if (pixels == PIXELS) return stem_tile<PIXELS, BLOCKS>(panels, weights, first, rows, x, out);
-        stem_of<BLOCKS, PIXELS - 1>(pixels, panels, weights, first, rows, x, out);
-    }
-}
-
-template <int BLOCKS>
-void stem_panel(const Panels& panels, int first, const float* const rows[9], int pixels, Run out) {
-    const float* weights = panels.values + static_cast<std::ptrdiff_t>(first) * 27 * LANES;
-    constexpr int most = most_pixels(BLOCKS);
-    int x = 0;
-    for (int tiles = (pixels + most - 1) / most; tiles > 0; tiles--) {
-        const int some = (pixels - x + tiles - 1) / tiles;
-        stem_of<BLOCKS, most>(some, panels, weights, first, rows, x, out);
-        x += some;
-    }
+    finish_sums<Result::IN_A_ROW>(sums, panels.clamp, out, nullptr, {nullptr, 0});
 }
 
 void stem(const Panels& panels, int panel, const float* const rows[9], int pixels, Run out) {
-    const auto [first, blocks] = panel_at(panels.out_blocks, panel);
-    out.at += first * out.block;
-    switch (blocks) {
-        case 1: return stem_panel<1>(panels, first, rows, pixels, out);
-        case 2: return stem_panel<2>(panels, first, rows, pixels, out);
-        case 3: return stem_panel<3>(panels, first, rows, pixels, out);
-    }
+    on_panel(panels, panel, [&](auto blocks, int first) {
+        in_tiles<most_pixels(blocks.value)>(pixels, [&](auto size, int x) {
+            stem_tile<size.value, blocks.value>(panels, first, rows, x,
+                                                {out.at + first * out.block + x * LANES, out.block});
+        });
+    });
 }
 
 void enlarge(const float* above, const float* below, float down, const int* left, const int* right,

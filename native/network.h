@@ -74,8 +74,6 @@ class Network {
     void run(const float* pictures, int count, float* const* outputs);
 
     std::size_t arena_bytes() const { return arena_floats_ * sizeof(float); }
-    std::size_t weight_bytes() const;
-    int threads() const { return team_.size(); }
     bool is_finished() const { return finished_; }
     int height() const { return height_; }
     int width() const { return width_; }

@@ -17,6 +17,8 @@ constexpr int WIDEST_OF_TWO_ROWS = 64;
 constexpr std::size_t LARGEST_KEPT = 512 << 10;
 constexpr std::size_t CACHE_LINE = 64;
 
+bool is_small(int height, int width) { return height * width <= MOST_PIXELS_OF_AN_IMAGE; }
+
 int blocks_of(int channels) { return (channels + LANES - 1) / LANES; }
 
 std::size_t rounded_up(std::size_t floats) {
@@ -87,7 +89,7 @@ ValueId Network::add(Step&& step, int channels, int height, int width) {
     map.blocks = blocks_of(channels);
     map.height = height;
     map.width = width;
-    map.by_rows = height * width > MOST_PIXELS_OF_AN_IMAGE;
+    map.by_rows = !is_small(height, width);
     step.out = static_cast<ValueId>(maps_.size());
     maps_.push_back(map);
     steps_.push_back(std::move(step));
@@ -168,8 +170,7 @@ ValueId Network::block(ValueId in, const std::optional<Weights>& expand, const s
     } else {
         before = map(in);
     }
-    const bool small = before.height * before.width <= MOST_PIXELS_OF_AN_IMAGE;
-    Step step{.kind = small && !stem ? Kind::BLOCK_BY_IMAGE : Kind::BLOCKS_BY_ROWS, .in = in};
+    Step step{.kind = !stem && is_small(before.height, before.width) ? Kind::BLOCK_BY_IMAGE : Kind::BLOCKS_BY_ROWS, .in = in};
     step.stages.push_back(stage_of(before, expand, stem, filter, project, shortcut));
     return add(std::move(step), project.out_channels, filter.out_height, filter.out_width);
 }
@@ -325,20 +326,6 @@ void Network::plan_arena() {
     memory_ = std::make_unique<float[]>(arena_floats_ + CACHE_LINE / sizeof(float));
     const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
     arena_ = memory_.get() + (CACHE_LINE - address % CACHE_LINE) % CACHE_LINE / sizeof(float);
-}
-
-std::size_t Network::weight_bytes() const {
-    std::size_t floats = 0;
-    const auto count = [&floats](const Packed& packed) { floats += packed.values.size() + packed.bias.size(); };
-    for (const auto& step : steps_) {
-        count(step.weights);
-        for (const auto& stage : step.stages) {
-            count(stage.first);
-            count(stage.project);
-            floats += stage.filter.size();
-        }
-    }
-    return floats * sizeof(float);
 }
 
 std::size_t Network::output_size(std::size_t index) const {

@@ -68,12 +68,17 @@ void Team::start() {
         });
 }
 
+// In the child of a fork the threads are no more, and their handles can neither be joined nor destroyed.
+void Team::forget_workers() {
+    for (auto& worker : workers_) new std::thread(std::move(worker));
+    workers_.clear();
+}
+
 void Team::run(const std::function<void(int)>& work) {
     if (threads_ == 1) return work(0);
     if (process_ != getpid()) {
-        // First use, or the child of a fork, in which the other threads are no more: their handles cannot be joined.
-        for (auto& worker : workers_) new std::thread(std::move(worker));
-        workers_.clear();
+        // First use, or the child of a fork.
+        forget_workers();
         start();
     }
     shared_->work = &work;
@@ -86,7 +91,7 @@ void Team::run(const std::function<void(int)>& work) {
 Team::~Team() {
     if (workers_.empty()) return;
     if (process_ != getpid()) {
-        for (auto& worker : workers_) new std::thread(std::move(worker));
+        forget_workers();
         return;
     }
     shared_->stop.store(true, std::memory_order_relaxed);

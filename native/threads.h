@@ -40,6 +40,7 @@ class Team {
   private:
     struct Shared;
     void start();
+    void forget_workers();
 
     const int threads_;
     std::shared_ptr<Shared> shared_;

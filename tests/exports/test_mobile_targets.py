@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ import pytest
 
 from conftest import make_random_detector, make_random_model, make_random_segmenter
 from mobilenetv2.errors import ModelFileError, UserError
+from mobilenetv2.exports.target import TARGETS
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.runtime.engine import OnnxRuntimeEngine
+from mobilenetv2.runtime.engines import engine_class
 
 # Converting a network takes half a minute. The warnings are of what is called for that.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SIZE = Preprocessing(size_hw=(64, 48))
-# What writes for each, and its engine.
+# What writes for each.
 NEEDED = {"litert": ("litert_torch", "ai_edge_quantizer"), "executorch": ("executorch",)}
-ENGINES = {"litert": "LiteRtEngine", "executorch": "ExecuTorchEngine"}
 MODELS: dict[str, Callable[[], ModelFile]] = {
     "classify": lambda: make_random_model(preprocessing=SIZE, numerics="tf"),
     "detect": lambda: make_random_detector(preprocessing=SIZE),
@@ -42,14 +43,14 @@ def skip_without(target: str) -> None:
 
 def write(target: str, model: ModelFile, folder: Path, **how: Any) -> None:
     skip_without(target)
-    getattr(import_module(f"mobilenetv2.exports.{target}"), f"write_{target}")(model, folder, **how)
+    TARGETS[target].write(model, folder, **how)
 
 
 def engine_of(target: str) -> tuple[Any, str]:
     """Its engine, and the name of its file."""
     skip_without(target)
-    module = import_module(f"mobilenetv2.runtime.engine_{target}")
-    return getattr(module, ENGINES[target]), module.FILE
+    engine = engine_class(target)
+    return engine, sys.modules[engine.__module__].FILE
 
 
 def pictures(count: int = 3) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from mobilenetv2.benchmarking.process import Accuracy, Turn, Worker
 from mobilenetv2.benchmarking.report import BenchmarkReport, BenchmarkRow, Latency
-from mobilenetv2.benchmarking.roofline import Roofline, all_threads, measure_roofline
+from mobilenetv2.benchmarking.roofline import Roofline, measure_roofline
 from mobilenetv2.errors import UserError
+from mobilenetv2.runtime.engine import all_threads
 from mobilenetv2.runtime.predictor import find_model
 
 BATCHES = (1, 2, 4, 8, 16, 32)

@@ -9,7 +9,6 @@ within some per cent of it; the bandwidth is that of copying an array that no ca
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -97,11 +96,6 @@ def _best_s(work: Callable[[], object]) -> float:
         work()
         best = min(best, time.perf_counter() - start)
     return best
-
-
-def all_threads() -> int:
-    """As many as this process may have processors."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

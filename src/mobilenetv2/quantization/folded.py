@@ -13,7 +13,7 @@ from mobilenetv2.architecture import TAPS, Convolution, trunk
 from mobilenetv2.detector import BACKBONE, Detector, detector_layers
 from mobilenetv2.modelfile import ModelFile, Network
 from mobilenetv2.numerics import NUMERICS
-from mobilenetv2.runtime.graph_network import fold_batch_norm
+from mobilenetv2.runtime.graph_network import layer_weights
 from mobilenetv2.segmenter import BACKBONE as SEGMENTER_BACKBONE
 from mobilenetv2.segmenter import SKIPS, Segmenter, segmenter_layers
 
@@ -75,10 +75,7 @@ def fold(model: ModelFile) -> dict[str, Layer]:
     """The layers of a model by the names of `rows`."""
     layers = {}
     for plan in (each for row in rows(model.card.architecture) for each in row):
-        if plan.has_norm:
-            kernel, bias = fold_batch_norm(model, plan)
-        else:
-            kernel, bias = model.tensors[f"{plan.name}.weight"], model.tensors[f"{plan.name}.bias"]
+        kernel, bias = layer_weights(model, plan)
         layers[plan.name] = Layer(
             kernel=kernel.astype(np.float64).reshape(plan.out_channels, -1, plan.kernel, plan.kernel),
             bias=bias.astype(np.float64),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -154,3 +156,8 @@ def check_threads(threads: int | None) -> None:
     """Of one run; None for one a core. Raises UserError for 0 and less."""
     if threads is not None and threads < 1:
         raise UserError(f"threads {threads} is out of range; give 1 or more")
+
+
+def all_threads() -> int:
+    """As many as this process may have processors."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -7,7 +7,6 @@ the stem, blocks of [1x1,] 3x3 depthwise and 1x1, single 1x1 convolutions, the m
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,8 +19,8 @@ from mobilenetv2.detector import BACKBONE, Detector, detector_layers
 from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.numerics import NUMERICS
-from mobilenetv2.runtime.engine import check_threads
-from mobilenetv2.runtime.graph_network import convolution_pads, fold_batch_norm
+from mobilenetv2.runtime.engine import all_threads, check_threads
+from mobilenetv2.runtime.graph_network import convolution_pads, layer_weights
 from mobilenetv2.segmenter import BACKBONE as SEGMENTER_BACKBONE
 from mobilenetv2.segmenter import SKIPS, Segmenter, segmenter_layers
 
@@ -34,7 +33,7 @@ class NativeEngine:
     def __init__(self, model: ModelFile, *, threads: int | None = None) -> None:
         """threads: of one run; None for one a core. Raises UserError for a network with parts it does not know."""
         check_threads(threads)
-        self._network = _native.Network(*model.card.preprocessing.size_hw, threads or _cores())
+        self._network = _native.Network(*model.card.preprocessing.size_hw, threads or all_threads())
         self._outputs = _Builder(self._network, model).build()
         self._network.finish()
 
@@ -48,11 +47,6 @@ class NativeEngine:
     def arena_bytes(self) -> int:
         """Of all maps and working memory of a run."""
         return self._network.arena_bytes
-
-
-def _cores() -> int:
-    # Those of this process; the machine may have more.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Map(NamedTuple):
@@ -86,7 +80,8 @@ class _Builder:
         *convolutions, last = trunk(architecture)
         weight, bias = (self._model.tensors[f"classifier.{part}"] for part in ("weight", "bias"))
         dense = (weight, bias, *_CLAMPS["linear"])
-        if last.kernel == 1 and not last.shortcut and architecture.name == "mobilenet_v2":
+        if architecture.name == "mobilenet_v2":
+            # Only the mean of the last 1x1 convolution is wanted; a MobileNetV1 ends with a whole block.
             pooled = self._network.pooled(self._row(convolutions).value, self._layer(last))
         else:
             pooled = self._network.mean(self._row([*convolutions, last]).value)
@@ -196,11 +191,7 @@ class _Builder:
         return self._layer(plan), (top, left), plan.out_size(size_hw)
 
     def _layer(self, plan: Convolution) -> _native.Layer:
-        if plan.has_norm:
-            kernel, bias = fold_batch_norm(self._model, plan)
-        else:
-            kernel, bias = (self._model.tensors[f"{plan.name}.{part}"] for part in ("weight", "bias"))
-        return kernel, bias, *_CLAMPS[plan.activation]
+        return *layer_weights(self._model, plan), *_CLAMPS[plan.activation]
 
     def _unknown(self, what: str) -> UserError:
         return UserError(f"engine 'native' does not know {what} of {self._model.card.name!r}; use 'onnxruntime' for it")

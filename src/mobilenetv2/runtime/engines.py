@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mobilenetv2.errors import ModelFileError, UserError, did_you_mean
@@ -78,7 +79,11 @@ def engine_of_export(export: Export, *, threads: int | None) -> Engine:
     """The engine of an export's folder. Raises ModelFileError if no engine runs it here."""
     if export.target not in FROM_EXPORTS:
         raise ModelFileError(f"{export.folder}: is for {export.target!r}, which does not run here")
-    module, kind = FROM_EXPORTS[export.target]
-    engine = getattr(importlib.import_module(f"mobilenetv2.runtime.{module}"), kind)
-    opened: Engine = engine(export.folder, threads=threads)
-    return opened
+    return engine_class(export.target)(export.folder, threads=threads)
+
+
+def engine_class(target: str) -> Callable[..., Engine]:
+    """What runs the folders of a target of `FROM_EXPORTS`."""
+    module, name = FROM_EXPORTS[target]
+    found: Callable[..., Engine] = getattr(importlib.import_module(f"mobilenetv2.runtime.{module}"), name)
+    return found

@@ -84,6 +84,13 @@ def fold_batch_norm(model: ModelFile, plan: Convolution) -> tuple[NDArray[np.flo
     return folded.astype(np.float32), bias.astype(np.float32)
 
 
+def layer_weights(model: ModelFile, plan: Convolution) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Kernel (out, in / groups, k, k) and bias (out,) of a convolution, with its batch norm folded in if it has one."""
+    if plan.has_norm:
+        return fold_batch_norm(model, plan)
+    return model.tensors[f"{plan.name}.weight"], model.tensors[f"{plan.name}.bias"]
+
+
 class Map(NamedTuple):
     """A value of the graph, (N, C, H, W). Its size must be known for SAME padding, which depends on it."""
 
@@ -117,10 +124,7 @@ class FloatNetwork:
     def convolution(self, x: Map, plan: Convolution) -> Map:
         """One convolution and all that follows it."""
         name = plan.name
-        if plan.has_norm:
-            kernel, bias = fold_batch_norm(self._model, plan)
-        else:
-            kernel, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        kernel, bias = layer_weights(self._model, plan)
         raw = value = self.graph.node(
             "Conv",
             x.value,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -199,13 +200,9 @@ class Predictor:
     def with_score_threshold(self, score_threshold: float) -> Predictor:
         """The same detector, on the same engine, with another threshold. Raises UserError as `load` does."""
         card = _with_threshold(self.card, score_threshold)
-        return Predictor(
-            card,
-            self._scorer.with_card(card),
-            engine_name=self.engine_name,
-            engine_note=self.engine_note,
-            precision=self.precision,
-        )
+        other = copy(self)
+        other.card, other._scorer = card, self._scorer.with_card(card)
+        return other
 
     def _prepare(self, source: Source) -> _Prepared:
         start = time.perf_counter()
