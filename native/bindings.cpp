@@ -81,7 +81,10 @@ NB_MODULE(_native, module) {
             nb::arg("source"), nb::arg("layer"), nb::arg("bias") = -1)
         .def("enlarge_on",
              [](Network& self, int in, int on, float low, float high) { return self.enlarge_on(in, on, {low, high}); })
-        .def("pooled", [](Network& self, int in, const Layer& layer) { return self.pooled(in, weights(layer, 1)); })
+        .def("pooled",
+             [](Network& self, int in, const Layer& layer, const Layer& dense) {
+                 return self.pooled(in, weights(layer, 1), weights(dense, 1));
+             })
         .def("mean", &Network::mean)
         .def("output",
              [](Network& self, int value, bool pixels) {

@@ -14,6 +14,13 @@ struct Clamp {
     float low, high;
 };
 
+// What will be read next, from memory far away: fetched into the second cache while multiplications go on, which leave
+// memory idle. The processor's own guesses end with each page.
+struct Ahead {
+    const float* at = nullptr;
+    std::ptrdiff_t floats = 0;
+};
+
 // Weights of a 1x1 convolution or dense layer, in panels of output blocks: `values` holds, panel by panel, for each input
 // channel the weights of the panel's output channels; `bias` one for each output channel.
 struct Panels {
@@ -22,6 +29,7 @@ struct Panels {
     int in_blocks;   // input channels / 8
     int out_blocks;  // output channels / 8
     Clamp clamp;
+    Ahead ahead[2]{};
 };
 
 // How many output blocks a panel has: pairs, and three at the end of an odd number, since 24 channels of one 4-pixel tile
@@ -59,6 +67,9 @@ struct Kernels {
     // that the result lies between, `down` of the way to the second; left, right, across: the same of each pixel.
     void (*enlarge)(const float* above, const float* below, float down, const int* left, const int* right,
                     const float* across, int pixels, const float* on, float* out, Clamp);
+    // Some input channels of a dense layer: adds their share to the sums of all out_blocks. weights: of eight output blocks
+    // together, then of single ones, input channel by input channel.
+    void (*dense)(const float* weights, const float* in, int inputs, int out_blocks, float* sums);
     // Mean of a run of pixels of one channel block.
     void (*mean)(const float* in, int pixels, float* out);
     const char* name;

@@ -57,8 +57,8 @@ class Network {
     ValueId pointwise(ValueId in, const Weights&, ValueId bias);
     // A map enlarged to the size of another one, bilinear with the corners on the corners, and added to it.
     ValueId enlarge_on(ValueId in, ValueId on, Clamp);
-    // A 1x1 convolution of which only the mean over all pixels is kept; (out, 1, 1).
-    ValueId pooled(ValueId in, const Weights&);
+    // A 1x1 convolution of which only the mean over all pixels is kept, and a dense layer on that; (out, 1, 1).
+    ValueId pooled(ValueId in, const Weights&, const Weights& dense);
     // The mean over all pixels; (channels, 1, 1).
     ValueId mean(ValueId in);
 
@@ -95,6 +95,7 @@ class Network {
         int in_blocks = 0, out_blocks = 0;
         Clamp clamp{};
         Panels view() const { return {values.data(), bias.data(), in_blocks, out_blocks, clamp}; }
+        Ahead panel(int index) const;
     };
     struct Geometry {
         int stride, dilation, pad_top, pad_left, out_height, out_width, in_height, in_width;
@@ -121,8 +122,10 @@ class Network {
         Kind kind;
         ValueId in = -1, out = -1;
         ValueId other = -1;           // the bias of POINTWISE, what ENLARGE adds to
+        const Packed* then = nullptr;  // the weights that are read after this step
         std::vector<Stage> stages{};  // of blocks by rows several, each on the rows of the one before it
-        Packed weights{};             // of POINTWISE and POOLED
+        Packed weights{}, dense{};    // of POINTWISE and POOLED; dense: panel by panel of the weights' results
+        int groups = 0;               // of POOLED: panels are divided into so many, each with sums of its own
         Clamp clamp{};                // of ENLARGE
         std::vector<int> left{}, right{};  // of ENLARGE: the pixels that each lies between
         std::vector<float> across{};
@@ -158,6 +161,7 @@ class Network {
     void run_enlarge(const Step&, Worker&);
     void run_mean(const Step&, Worker&);
     void run_pooled(const Step&, Worker&);
+    Ahead after(const Packed&, int panel, const Packed* then) const;
     int parts_of(int panels, std::ptrdiff_t pixels) const;
     float* at(const Map& map) const { return arena_ + map.offset; }
     Rows rows(const Map& map) const { return {at(map), map.row(), map.block(), 0}; }

@@ -15,6 +15,9 @@ constexpr int MOST_PIXELS_OF_AN_IMAGE = 256;
 constexpr int WIDEST_OF_TWO_ROWS = 64;
 // A map between two blocks that would not stay in the second cache is made row by row for the next block.
 constexpr std::size_t LARGEST_KEPT = 512 << 10;
+// So many sums of a dense layer's outputs are made apart and then added, always in the same order: enough for as many threads
+// to share the work evenly, few enough to stay in the first caches.
+constexpr int MOST_GROUPS = 16;
 constexpr std::size_t CACHE_LINE = 64;
 
 bool is_small(int height, int width) { return height * width <= MOST_PIXELS_OF_AN_IMAGE; }
@@ -53,6 +56,30 @@ Packed pack(const Weights& from, int taps) {
     return packed;
 }
 
+// For each panel of inputs: for eight output blocks together, and then for single ones, input by input, their weights.
+template <typename Packed>
+Packed pack_dense(const Weights& from) {
+    Packed packed;
+    packed.in_blocks = blocks_of(from.in_channels);
+    packed.out_blocks = blocks_of(from.out_channels);
+    packed.clamp = from.clamp;
+    packed.values.assign(static_cast<std::size_t>(packed.in_blocks) * packed.out_blocks * LANES * LANES, 0.0f);
+    packed.bias.assign(static_cast<std::size_t>(packed.out_blocks) * LANES, 0.0f);
+    std::copy(from.bias, from.bias + from.out_channels, packed.bias.begin());
+    float* to = packed.values.data();
+    for (int p = 0; p < panel_count(packed.in_blocks); p++) {
+        const auto [first, blocks] = panel_at(packed.in_blocks, p);
+        for (int out = 0, together; out < packed.out_blocks; out += together) {
+            together = out + 8 <= packed.out_blocks ? 8 : 1;
+            for (int k = first * LANES; k < (first + blocks) * LANES; k++)
+                for (int o = out * LANES; o < (out + together) * LANES; o++, to++)
+                    if (k < from.in_channels && o < from.out_channels)
+                        *to = from.kernel[static_cast<std::size_t>(o) * from.in_channels + k];
+        }
+    }
+    return packed;
+}
+
 }  // namespace
 
 int panel_count(int out_blocks) { return out_blocks == 1 ? 1 : out_blocks / 2; }
@@ -60,6 +87,12 @@ int panel_count(int out_blocks) { return out_blocks == 1 ? 1 : out_blocks / 2; }
 Panel panel_at(int out_blocks, int index) {
     const bool last = index == panel_count(out_blocks) - 1;
     return {2 * index, last ? out_blocks - 2 * index : 2};
+}
+
+Ahead Network::Packed::panel(int index) const {
+    const auto [first, blocks] = panel_at(out_blocks, index);
+    const std::ptrdiff_t block = values.size() / out_blocks;
+    return {values.data() + first * block, blocks * block};
 }
 
 int Network::Geometry::padded_width() const {
@@ -199,11 +232,14 @@ ValueId Network::enlarge_on(ValueId in, ValueId on, Clamp clamp) {
     return add(std::move(step), maps_[on].channels, maps_[on].height, width);
 }
 
-ValueId Network::pooled(ValueId in, const Weights& weights) {
+ValueId Network::pooled(ValueId in, const Weights& weights, const Weights& dense) {
     require(weights.in_channels == map(in).channels, "the convolution does not fit the map");
+    require(dense.in_channels == weights.out_channels, "the dense layer does not fit the convolution");
     Step step{.kind = Kind::POOLED, .in = in};
     step.weights = pack<Packed>(weights, 1);
-    return add(std::move(step), weights.out_channels, 1, 1);
+    step.dense = pack_dense<Packed>(dense);
+    step.groups = std::min(MOST_GROUPS, panel_count(step.weights.out_blocks));
+    return add(std::move(step), dense.out_channels, 1, 1);
 }
 
 ValueId Network::mean(ValueId in) {
@@ -221,6 +257,11 @@ void Network::finish() {
     join_blocks();
     plan_scratch();
     plan_arena();
+    for (std::size_t s = 0; s + 1 < steps_.size(); s++) {
+        const Step& next = steps_[s + 1];
+        if (next.stages.empty()) steps_[s].then = &next.weights;
+        else steps_[s].then = next.stages[0].makes == Stage::First::NONE ? &next.stages[0].project : &next.stages[0].first;
+    }
     claims_ = std::make_unique<std::atomic<int>[]>(steps_.size() * claims_per_step_);
     finished_ = true;
 }
@@ -279,8 +320,10 @@ void Network::plan_scratch() {
             before = &stage;
         }
         most_stages = std::max(most_stages, step.stages.size());
-        if (step.kind == Kind::POOLED)
-            take(static_cast<std::size_t>(3) * maps_[step.in].height * maps_[step.in].width * LANES);
+        if (step.kind == Kind::POOLED) {
+            take(static_cast<std::size_t>(3) * (maps_[step.in].height * maps_[step.in].width + 1) * LANES);
+            step.shared_scratch = rounded_up(static_cast<std::size_t>(step.groups) * step.dense.out_blocks * LANES);
+        }
         if (step.kind == Kind::MEAN && maps_[step.in].by_rows)
             take(static_cast<std::size_t>(maps_[step.in].height) * LANES);
     }

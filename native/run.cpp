@@ -189,14 +189,16 @@ void Network::run_by_image(const Step& step, Worker& worker) {
     std::fill(image, image + step.thread_scratch, 0.0f);
     for (int p; (p = worker.claim(0)) < panel_count(stage.blocks);) {
         const auto [first, blocks] = panel_at(stage.blocks, p);
+        Panels expand = stage.first.view();
+        if (stage.makes == Stage::First::EXPAND) expand.ahead[0] = after(stage.first, p, &stage.project);
         // The kernel steps to the panel's first block itself.
         const Run inside{image - first * image_block, image_block};
         if (stage.makes == Stage::First::EXPAND && in.by_rows) {
             for (int y = 0; y < g.in_height; y++)
-                kernels_.pointwise(stage.first.view(), p, {from.of(y), from.block}, g.in_width, inside,
+                kernels_.pointwise(expand, p, {from.of(y), from.block}, g.in_width, inside,
                                    step.padded_pixels.data() + y * g.in_width, {nullptr, 0});
         } else if (stage.makes == Stage::First::EXPAND) {
-            kernels_.pointwise(stage.first.view(), p, {from.at, from.block}, g.in_height * g.in_width, inside,
+            kernels_.pointwise(expand, p, {from.at, from.block}, g.in_height * g.in_width, inside,
                                step.padded_pixels.data(), {nullptr, 0});
         } else {
             for (int b = first; b < first + blocks; b++)
@@ -222,9 +224,18 @@ void Network::run_by_image(const Step& step, Worker& worker) {
         const std::ptrdiff_t first = out_pixels * (unit % parts) / parts, last = out_pixels * (unit % parts + 1) / parts;
         const ConstRun shortcut =
             stage.shortcut ? ConstRun{from.at + first * LANES, from.block} : ConstRun{nullptr, 0};
-        kernels_.pointwise(stage.project.view(), unit / parts, {filtered + first * LANES, out_pixels * LANES},
+        Panels project = stage.project.view();
+        project.ahead[0] = after(stage.project, unit / parts, step.then);
+        kernels_.pointwise(project, unit / parts, {filtered + first * LANES, out_pixels * LANES},
                            static_cast<int>(last - first), {at(out) + first * LANES, out.block()}, nullptr, shortcut);
     }
+}
+
+// What this thread probably reads after a panel: one that no other has taken, of these weights or those that follow.
+Ahead Network::after(const Packed& packed, int panel, const Packed* then) const {
+    const int next = panel + team_.size(), panels = panel_count(packed.out_blocks);
+    if (next < panels) return packed.panel(next);
+    return then && next - panels < panel_count(then->out_blocks) ? then->panel(next - panels) : Ahead{};
 }
 
 int Network::parts_of(int panels, std::ptrdiff_t pixels) const {
@@ -283,16 +294,36 @@ void Network::run_pooled(const Step& step, Worker& worker) {
     const Map& in = maps_[step.in];
     const Rows from = rows(in);
     const std::ptrdiff_t pixels = static_cast<std::ptrdiff_t>(in.height) * in.width;
+    const int panels = panel_count(step.weights.out_blocks), outputs = step.dense.out_blocks * LANES;
+    float *image = worker.scratch, *means = image + 3 * pixels * LANES, *all_sums = arena_ + step.scratch_offset;
+    for (int group; (group = worker.claim(0)) < step.groups;) {
+        float* sums = all_sums + static_cast<std::ptrdiff_t>(group) * outputs;
+        std::fill(sums, sums + outputs, 0.0f);
+        for (int p = panels * group / step.groups; p < panels * (group + 1) / step.groups; p++) {
+            const auto [first, blocks] = panel_at(step.weights.out_blocks, p);
+            const float* rows_of_panel = step.dense.values.data() + static_cast<std::ptrdiff_t>(first) * LANES * outputs;
+            const Run panel{image - first * pixels * LANES, pixels * LANES};
+            Panels weights = step.weights.view();
+            for (int y = 0; y < (in.by_rows ? in.height : 1); y++) {
+                // The dense layer's weights come from memory while the convolution multiplies.
+                weights.ahead[0] = {rows_of_panel, static_cast<std::ptrdiff_t>(y == 0 ? blocks * LANES * outputs : 0)};
+                if (y == 0 && p + 1 < panels) weights.ahead[1] = step.weights.panel(p + 1);
+                kernels_.pointwise(weights, p, {from.of(y), from.block}, in.by_rows ? in.width : static_cast<int>(pixels),
+                                   {panel.at + y * in.width * LANES, panel.block}, nullptr, {nullptr, 0});
+                weights.ahead[1] = {};
+            }
+            for (int b = 0; b < blocks; b++)
+                kernels_.mean(image + b * pixels * LANES, static_cast<int>(pixels), means + b * LANES);
+            kernels_.dense(rows_of_panel, means, blocks * LANES, step.dense.out_blocks, sums);
+        }
+    }
+    barrier_.wait();
+    if (worker.claim(1) > 0) return;
     float* to = at(maps_[step.out]);
-    for (int p; (p = worker.claim(0)) < panel_count(step.weights.out_blocks);) {
-        const auto [first, blocks] = panel_at(step.weights.out_blocks, p);
-        const Run panel{worker.scratch - first * pixels * LANES, pixels * LANES};
-        for (int y = 0; y < (in.by_rows ? in.height : 1); y++)
-            kernels_.pointwise(step.weights.view(), p, {from.of(y), from.block},
-                               in.by_rows ? in.width : static_cast<int>(pixels),
-                               {panel.at + y * in.width * LANES, panel.block}, nullptr, {nullptr, 0});
-        for (int b = first; b < first + blocks; b++)
-            kernels_.mean(panel.at + b * panel.block, static_cast<int>(pixels), to + b * LANES);
+    for (int o = 0; o < outputs; o++) {
+        float sum = step.dense.bias[o];
+        for (int group = 0; group < step.groups; group++) sum += all_sums[static_cast<std::ptrdiff_t>(group) * outputs + o];
+        to[o] = std::clamp(sum, step.dense.clamp.low, step.dense.clamp.high);
     }
 }
 

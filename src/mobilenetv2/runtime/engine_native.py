@@ -82,10 +82,10 @@ class _Builder:
         dense = (weight, bias, *_CLAMPS["linear"])
         if architecture.name == "mobilenet_v2":
             # Only the mean of the last 1x1 convolution is wanted; a MobileNetV1 ends with a whole block.
-            pooled = self._network.pooled(self._row(convolutions).value, self._layer(last))
+            logits = self._network.pooled(self._row(convolutions).value, self._layer(last), dense)
         else:
-            pooled = self._network.mean(self._row([*convolutions, last]).value)
-        self._network.output(self._network.pointwise(pooled, dense), True)
+            logits = self._network.pointwise(self._network.mean(self._row([*convolutions, last]).value), dense)
+        self._network.output(logits, True)
         return [[(architecture.num_classes,)]]
 
     def _detector(self, detector: Detector) -> _Outputs:
