@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-export lint types clean
+.PHONY: demo test test-all test-export drawn sanitize arm64 lint types clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,25 @@ test-export-%:
 	.export/$*/bin/pip install --quiet --upgrade pip
 	.export/$*/bin/pip install --quiet -e '.$(if $(filter onnx,$*),,[$*])' pytest
 	MOBILENETV2_RECORD=$(if $(RECORD),$(CURDIR)/$(RECORD)) .export/$*/bin/pytest -q -p no:anyio $(TESTS) -k "$*"
+
+# The fused engine's core without Python: drawn networks against plain loops in double precision, for DRAW seconds.
+DRAW ?= 10
+
+drawn:
+	native/tests/build.sh $(CXX) build/native/drawn
+	build/native/drawn $(DRAW)
+
+# The same with sanitizers; kernels that are unrolled take them minutes to compile.
+sanitize:
+	native/tests/build.sh $(CXX) build/native/address address undefined
+	build/native/address $(DRAW)
+	native/tests/build.sh $(CXX) build/native/thread thread
+	build/native/thread $(DRAW)
+
+# The same for arm64, run by an emulator; Debian's packages g++-aarch64-linux-gnu and qemu-user.
+arm64:
+	native/tests/build.sh aarch64-linux-gnu-g++ build/native/arm64
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/native/arm64 $(DRAW)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

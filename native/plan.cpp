@@ -29,6 +29,11 @@ std::size_t rounded_up(std::size_t floats) {
     return (floats + line - 1) / line * line;
 }
 
+// Whether the first tap of every result lies before the end of a map.
+bool fits(std::int64_t results, int stride, int pad, int size) {
+    return results >= 1 && (results - 1) * stride - pad < size;
+}
+
 void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
@@ -133,8 +138,7 @@ void Network::check_stem(const Stem& stem) const {
     require(stem.weights.in_channels == 3, "the stem reads three colours");
     require(stem.pad_top >= 0 && stem.pad_left >= 0 && stem.pad_top <= 2 && stem.pad_left <= 2,
             "the stem has other padding than 0 to 2");
-    require(stem.out_height >= 1 && stem.out_width >= 1 && 2 * (stem.out_height - 1) - stem.pad_top < height_ &&
-                2 * (stem.out_width - 1) - stem.pad_left < width_,
+    require(fits(stem.out_height, 2, stem.pad_top, height_) && fits(stem.out_width, 2, stem.pad_left, width_),
             "the stem's result is larger than the pictures allow");
 }
 
@@ -167,9 +171,8 @@ Network::Stage Network::stage_of(const Map& in, const std::optional<Weights>& ex
                 filter.pad_top >= 0 && filter.pad_left >= 0 && filter.pad_top <= 2 * filter.dilation &&
                 filter.pad_left <= 2 * filter.dilation,
             "the filter has a stride, dilation or padding that is not possible");
-    require(filter.out_height >= 1 && filter.out_width >= 1 &&
-                (filter.out_height - 1) * filter.stride - filter.pad_top < in.height &&
-                (filter.out_width - 1) * filter.stride - filter.pad_left < in.width,
+    require(fits(filter.out_height, filter.stride, filter.pad_top, in.height) &&
+                fits(filter.out_width, filter.stride, filter.pad_left, in.width),
             "the filter's result is larger than its map allows");
     require(!shortcut || (filter.out_height == in.height && filter.out_width == in.width &&
                           project.out_channels == in.channels),

@@ -21,6 +21,7 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import ModelFile, load_model_file
 from mobilenetv2.networks.restored import network_of
 from mobilenetv2.preprocessing import Preprocessing
+from mobilenetv2.runtime import engines
 from mobilenetv2.runtime.engine import Engine, OnnxRuntimeEngine
 from mobilenetv2.runtime.engines import engine_of_model
 from mobilenetv2.runtime.predictor import find_model
@@ -197,6 +198,17 @@ def test_an_installation_without_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     usual = mobilenetv2.load()
     assert usual.engine_name == "onnxruntime"
     assert usual.engine_note.startswith("onnxruntime is used: engine 'native' is not part of this installation")
+
+
+def test_onnxruntime_is_chosen_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "kernels", lambda: engines.PORTABLE_KERNELS)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    slow = mobilenetv2.load()
+    assert slow.engine_name == "onnxruntime"
+    assert slow.engine_note == "onnxruntime is used: engine 'native' is slow on an x86 processor without AVX2"
+    assert mobilenetv2.load(engine="native").engine_name == "native"
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert mobilenetv2.load().engine_name == "native"
 
 
 def test_it_is_chosen_where_it_knows_all_parts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from mobilenetv2.runtime.exported import Export
 
 # What knows most of our networks, and is fastest; and what runs all of them.
 FUSED_ENGINE, GENERAL_ENGINE = "native", "onnxruntime"
+# What the fused one calls its loops without a processor's special instructions.
+PORTABLE_KERNELS = "portable"
 # Engines that run an export's folder: module and class, as their libraries are in extras.
 FROM_EXPORTS = {
     "executorch": ("engine_executorch", "ExecuTorchEngine"),
@@ -38,14 +41,30 @@ class Chosen(NamedTuple):
 
 
 def choose_engine(name: str | None, model: ModelFile, *, threads: int | None) -> Chosen:
-    """A model file on an engine; None for the fused one where it is here and knows all parts, else onnxruntime."""
+    """A model file on an engine; None for the fused one where it is here, fast and knows it all, else onnxruntime."""
     if name is not None:
         return Chosen(name, engine_of_model(name, model, threads=threads))
     check_threads(threads)
     try:
+        _check_fast()
         return Chosen(FUSED_ENGINE, engine_of_model(FUSED_ENGINE, model, threads=threads))
     except UserError as error:
         return Chosen(GENERAL_ENGINE, engine_of_model(GENERAL_ENGINE, model, threads=threads), _note(error))
+
+
+def _check_fast() -> None:
+    """Raises UserError where onnxruntime is faster than the fused engine: on x86 without AVX2, about three times."""
+    if _fused_kernels() == PORTABLE_KERNELS and platform.machine() in ("x86_64", "AMD64"):
+        raise UserError(f"engine {FUSED_ENGINE!r} is slow on an x86 processor without AVX2")
+
+
+def _fused_kernels() -> str:
+    """For which processors its loops that run here were compiled; nothing if it is not part of the installation."""
+    try:
+        from mobilenetv2 import _native
+    except ImportError:  # engine_of_model says it
+        return ""
+    return _native.kernels()
 
 
 def _note(error: UserError) -> str:

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The engine's core with drawn.cpp, without Python.
+#
+#     build.sh COMPILER TO [SANITIZER ...]      sanitizers: address, undefined, thread
+#
+# The kernels, unrolled as they are, take minutes with UBSan; their arithmetic is in floats, and what they read and write is
+# AddressSanitizer's affair.
+set -euo pipefail
+compiler=$1 to=$(realpath -m "$2") sanitizers=("${@:3}")
+cd "$(dirname "$0")/.."
+mkdir -p "$(dirname "$to")"
+flags=(-std=c++20 -O2 -g -ffp-contract=fast -Wall -Wextra)
+checked=() kernels=()
+for each in "${sanitizers[@]}"; do
+    checked+=("-fsanitize=$each" "-fno-sanitize-recover=$each")
+    [ "$each" = undefined ] || kernels+=("-fsanitize=$each")
+done
+compile() { "$compiler" "${flags[@]}" -Wno-psabi "${kernels[@]}" "${@:3}" "-DKERNELS_TABLE=$1" "-DKERNELS_NAME=\"$2\"" -c kernels.cpp -o "$to.$1.o"; }
+compile KERNELS_PORTABLE portable
+objects=("$to.KERNELS_PORTABLE.o")
+if "$compiler" -dumpmachine | grep -q ^x86_64; then
+    compile KERNELS_AVX2 "AVX2 and FMA" -mavx2 -mfma
+    objects+=("$to.KERNELS_AVX2.o")
+fi
+"$compiler" "${flags[@]}" "${checked[@]}" tests/drawn.cpp plan.cpp run.cpp threads.cpp dispatch.cpp "${objects[@]}" -pthread -o "$to"

@@ -1,0 +1,337 @@
+// Draws networks and compares what the engine makes of them with plain loops in double precision.
+//
+//     drawn SECONDS [FIRST_SEED]
+//
+// Each seed is a network of a few layers of any kind, on pictures of any small size: its outputs must be within 1e-5 of
+// the largest of the reference, and the same bits for other numbers of threads, again, and for callers at the same time.
+// Then one argument of one layer is made wild: the engine must refuse it, or run it without reading or writing where it
+// must not, which sanitizers see (`make sanitize`). Says the seed of what fails, and exits with 1.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include "../network.h"
+
+using namespace mobilenetv2;
+
+namespace {
+
+constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+struct Plane {
+    int channels, height, width;
+    std::vector<double> values;
+    Plane(int c, int h, int w) : channels(c), height(h), width(w), values(static_cast<std::size_t>(c) * h * w) {}
+    double& at(int c, int y, int x) { return values[(static_cast<std::size_t>(c) * height + y) * width + x]; }
+    // Zero outside.
+    double get(int c, int y, int x) const {
+        const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+        return inside ? values[(static_cast<std::size_t>(c) * height + y) * width + x] : 0.0;
+    }
+};
+
+double clamped(double value, Clamp to) { return std::min<double>(std::max<double>(value, to.low), to.high); }
+
+struct Shape {
+    int side, stride, dilation, top, left, height, width;
+};
+
+Plane convolved(const Plane& in, const Weights& w, bool depthwise, const Shape& s) {
+    Plane out(w.out_channels, s.height, s.width);
+    const int inputs = depthwise ? 1 : in.channels;
+    for (int o = 0; o < w.out_channels; o++)
+        for (int y = 0; y < s.height; y++)
+            for (int x = 0; x < s.width; x++) {
+                double sum = w.bias[o];
+                const float* kernel = w.kernel + static_cast<std::size_t>(o) * inputs * s.side * s.side;
+                for (int i = 0; i < inputs; i++)
+                    for (int ky = 0; ky < s.side; ky++)
+                        for (int kx = 0; kx < s.side; kx++, kernel++)
+                            sum += *kernel * in.get(depthwise ? o : i, y * s.stride - s.top + ky * s.dilation,
+                                                    x * s.stride - s.left + kx * s.dilation);
+                out.at(o, y, x) = clamped(sum, w.clamp);
+            }
+    return out;
+}
+
+Plane pointwise_of(const Plane& in, const Weights& w) {
+    return convolved(in, w, false, {1, 1, 1, 0, 0, in.height, in.width});
+}
+
+Plane mean_of(const Plane& in) {
+    Plane out(in.channels, 1, 1);
+    for (int c = 0; c < in.channels; c++) {
+        for (int y = 0; y < in.height; y++)
+            for (int x = 0; x < in.width; x++) out.at(c, 0, 0) += in.get(c, y, x);
+        out.at(c, 0, 0) /= in.height * in.width;
+    }
+    return out;
+}
+
+Plane enlarged_on(const Plane& in, const Plane& on, Clamp to) {
+    Plane out(on.channels, on.height, on.width);
+    const auto place = [](int at, int size, int from) {
+        return size == 1 ? 0.0 : static_cast<double>(at) * (from - 1) / (size - 1);
+    };
+    for (int c = 0; c < on.channels; c++)
+        for (int y = 0; y < on.height; y++)
+            for (int x = 0; x < on.width; x++) {
+                const double v = place(y, on.height, in.height), u = place(x, on.width, in.width);
+                const int y0 = std::min(static_cast<int>(v), in.height - 1), y1 = std::min(y0 + 1, in.height - 1);
+                const int x0 = std::min(static_cast<int>(u), in.width - 1), x1 = std::min(x0 + 1, in.width - 1);
+                const double upper = in.get(c, y0, x0) * (1 - u + x0) + in.get(c, y0, x1) * (u - x0);
+                const double lower = in.get(c, y1, x0) * (1 - u + x0) + in.get(c, y1, x1) * (u - x0);
+                out.at(c, y, x) = clamped(upper * (1 - v + y0) + lower * (v - y0) + on.get(c, y, x), to);
+            }
+    return out;
+}
+
+// One network from one seed, built as often as it is asked for. wild: one argument of one layer is anything.
+class Drawing {
+  public:
+    explicit Drawing(std::uint64_t seed, bool wild) : seed_(seed), wild_(wild), picture_(3, 0, 0) {}
+
+    void build(int threads) {
+        random_.seed(seed_);
+        kept_.clear();
+        maps_.clear();
+        outputs_.clear();
+        orders_.clear();
+        picture_ = Plane(3, between(1, 70), between(1, 70));
+        // Which of all arguments that are asked for.
+        until_wild_ = wild_ ? between(0, 40) : -1;
+        for (auto& value : picture_.values) value = static_cast<float>(real(-1, 1));
+        network_ = std::make_unique<Network>(picture_.height, picture_.width, threads);
+        first();
+        for (int n = between(0, 5); n > 0; n--) next();
+        if (chance(2)) classify();
+        outputs_.push_back(static_cast<int>(maps_.size()) - 1);
+        if (chance(3)) outputs_.push_back(between(0, static_cast<int>(maps_.size()) - 1));
+        for (int o : outputs_) {
+            orders_.push_back(chance(2) ? Network::Order::PIXELS : Network::Order::PLANES);
+            network_->output(maps_[o].first, orders_.back());
+        }
+        network_->finish();
+    }
+
+    std::vector<std::vector<float>> run() {
+        const int pictures = 2;
+        std::vector<float> in;
+        for (int p = 0; p < pictures; p++) in.insert(in.end(), picture_.values.begin(), picture_.values.end());
+        std::vector<std::vector<float>> found;
+        std::vector<float*> to;
+        for (std::size_t o = 0; o < outputs_.size(); o++)
+            found.emplace_back(pictures * network_->output_size(o), std::numeric_limits<float>::quiet_NaN());
+        for (auto& each : found) to.push_back(each.data());
+        network_->run(in.data(), pictures, to.data());
+        return found;
+    }
+
+    // The largest difference of all outputs, in shares of the largest value of each.
+    double difference(const std::vector<std::vector<float>>& found) const {
+        double worst = 0;
+        for (std::size_t o = 0; o < outputs_.size(); o++) {
+            const Plane& wanted = maps_[outputs_[o]].second;
+            double largest = 1e-3, error = 0;
+            for (double value : wanted.values) largest = std::max(largest, std::abs(value));
+            for (std::size_t n = 0; n < found[o].size(); n++) {
+                const std::size_t i = n % wanted.values.size(), pixels = wanted.height * wanted.width;
+                const bool by_pixels = orders_[o] == Network::Order::PIXELS;
+                const double value = wanted.values[by_pixels ? i % wanted.channels * pixels + i / wanted.channels : i];
+                const double distance = std::abs(found[o][n] - value);
+                error = distance <= error ? error : distance;  // NaN stays
+            }
+            worst = error / largest <= worst ? worst : error / largest;
+        }
+        return worst;
+    }
+
+  private:
+    struct Layer {
+        std::vector<float> kernel, bias;
+    };
+
+    int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+    double real(double low, double high) { return std::uniform_real_distribution<double>(low, high)(random_); }
+    bool chance(int of) { return between(1, of) == 1; }
+    // An argument of a layer, which may be the wild one.
+    int argument(int right) {
+        if (until_wild_-- != 0) return right;
+        const int wild[] = {-1, 0, right + 1, right - 1, 2, 3, 7, 1 << 9, 1 << 20, std::numeric_limits<int>::max(),
+                            std::numeric_limits<int>::min()};
+        return wild[between(0, 10)];
+    }
+    Clamp clamp() { return chance(2) ? Clamp{0, 6} : Clamp{-INFINITE, INFINITE}; }
+
+    // Exactly as large as it must be, so that a sanitizer sees what is read behind it.
+    Weights layer(int out, int in, int taps) {
+        kept_.emplace_back();
+        const double most = 1.7 / std::sqrt(static_cast<double>(in) * taps);
+        for (std::size_t n = static_cast<std::size_t>(out) * in * taps; n > 0; n--)
+            kept_.back().kernel.push_back(static_cast<float>(real(-most, most)));
+        for (int n = 0; n < out; n++) kept_.back().bias.push_back(static_cast<float>(real(-.5, .5)));
+        kept_.back().kernel.shrink_to_fit();
+        kept_.back().bias.shrink_to_fit();
+        return {kept_.back().kernel.data(), kept_.back().bias.data(), out, in, clamp()};
+    }
+    Stem stem() {
+        const int top = between(0, 1), left = between(0, 1);
+        return {layer(between(1, 40), 3, 9), argument(top), argument(left), argument((picture_.height + 1) / 2),
+                argument((picture_.width + 1) / 2)};
+    }
+    Plane of_stem(const Stem& s) const {
+        return convolved(picture_, s.weights, false, {3, 2, 1, s.pad_top, s.pad_left, s.out_height, s.out_width});
+    }
+    ValueId id(int map) { return argument(maps_[map].first); }
+
+    void first() {
+        const Stem from = stem();
+        if (chance(2)) {
+            // Checked by the engine before the reference allocates.
+            const ValueId value = network_->stem(from);
+            maps_.emplace_back(value, of_stem(from));
+        } else {
+            block(from);
+        }
+    }
+
+    void block(const std::optional<Stem>& from) {
+        const int in = from ? -1 : between(0, static_cast<int>(maps_.size()) - 1);
+        const Plane* before = from ? nullptr : &maps_[in].second;
+        const int channels = from ? from->weights.out_channels : before->channels;
+        const int height = from ? from->out_height : before->height, width = from ? from->out_width : before->width;
+        std::optional<Weights> expand;
+        if (!from && chance(2)) expand = layer(between(1, 60), channels, 1);
+        const Weights taps = layer(expand ? expand->out_channels : channels, 1, 9);
+        const int stride = between(1, 2), dilation = chance(3) ? between(1, 3) : 1;
+        const int top = between(0, 1) ? dilation : 0, left = between(0, 1) ? dilation : 0;
+        const bool same = stride == 1 && top && left && chance(2);
+        const Filter filter{taps.kernel, taps.bias, taps.out_channels, taps.clamp, argument(stride), argument(dilation),
+                            argument(top), argument(left), argument((height + stride - 1) / stride),
+                            argument((width + stride - 1) / stride)};
+        const bool shortcut = same && !from && chance(2);
+        const Weights project = layer(shortcut ? channels : between(1, 40), taps.out_channels, 1);
+        const ValueId value = network_->block(from ? -1 : id(in), expand, from, filter, project, shortcut);
+        Plane x = from ? of_stem(*from) : *before;
+        if (expand) x = pointwise_of(x, *expand);
+        x = convolved(x, taps, true,
+                      {3, filter.stride, filter.dilation, filter.pad_top, filter.pad_left, filter.out_height, filter.out_width});
+        x = pointwise_of(x, project);
+        if (shortcut)
+            for (std::size_t n = 0; n < x.values.size(); n++) x.values[n] += before->values[n];
+        maps_.emplace_back(value, std::move(x));
+    }
+
+    void pointwise(int in, int out, int bias) {
+        const Plane& before = maps_[in].second;
+        Weights weights = layer(out, before.channels, 1);
+        const ValueId value = network_->pointwise(id(in), weights, bias < 0 ? -1 : id(bias));
+        std::vector<float> sum;
+        if (bias >= 0) {
+            for (double each : maps_[bias].second.values) sum.push_back(static_cast<float>(each));
+            weights.bias = sum.data();
+        }
+        maps_.emplace_back(value, pointwise_of(before, weights));
+    }
+
+    void next() {
+        const int last = static_cast<int>(maps_.size()) - 1, in = between(0, last);
+        switch (between(0, 5)) {
+            case 0: return pointwise(in, between(1, 50), -1);
+            case 1: {
+                const int from = last;
+                const ValueId value = network_->mean(id(from));
+                maps_.emplace_back(value, mean_of(maps_[from].second));
+                return pointwise(from, maps_[from].second.channels, last + 1);
+            }
+            case 2: {
+                pointwise(in, maps_[last].second.channels, -1);
+                const Clamp to = clamp();
+                const ValueId value = network_->enlarge_on(id(last + 1), id(last), to);
+                maps_.emplace_back(value, enlarged_on(maps_[last + 1].second, maps_[last].second, to));
+                return;
+            }
+            default: return block(std::nullopt);
+        }
+    }
+
+    void classify() {
+        const int last = static_cast<int>(maps_.size()) - 1;
+        const Plane before = maps_[last].second;
+        const Weights head = layer(between(1, 90), before.channels, 1);
+        const Weights dense = layer(between(1, 90), head.out_channels, 1);
+        const ValueId value = network_->pooled(id(last), head, dense);
+        const Plane pooled = mean_of(pointwise_of(before, head));
+        maps_.emplace_back(value, pointwise_of(pooled, dense));
+    }
+
+    const std::uint64_t seed_;
+    const bool wild_;
+    std::mt19937_64 random_;
+    int until_wild_ = -1;
+    Plane picture_;
+    std::deque<Layer> kept_;
+    std::deque<std::pair<ValueId, Plane>> maps_;
+    std::vector<int> outputs_;
+    std::vector<Network::Order> orders_;
+    std::unique_ptr<Network> network_;
+};
+
+bool same_bits(const std::vector<std::vector<float>>& one, const std::vector<std::vector<float>>& other) {
+    for (std::size_t o = 0; o < one.size(); o++)
+        if (std::memcmp(one[o].data(), other[o].data(), one[o].size() * sizeof(float)) != 0)
+            return false;
+    return true;
+}
+
+// What is wrong with a seed's network; nothing if all is well.
+std::string wrong_with(std::uint64_t seed) {
+    Drawing drawing(seed, false);
+    drawing.build(1);
+    const auto found = drawing.run();
+    const double difference = drawing.difference(found);
+    if (!(difference < 1e-5)) return "differs by " + std::to_string(difference) + " of the largest output";
+    if (!same_bits(found, drawing.run())) return "a second run has other bits";
+    drawing.build(2 + static_cast<int>(seed % 3));
+    bool same[3];
+    const auto call = [&](int caller) { same[caller] = same_bits(found, drawing.run()); };
+    std::thread second(call, 1), third(call, 2);
+    call(0);
+    second.join();
+    third.join();
+    return same[0] && same[1] && same[2] ? "" : "other bits for more threads";
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+    const double seconds = count > 1 ? std::atof(arguments[1]) : 1;
+    const std::uint64_t first = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 1;
+    const auto began = std::chrono::steady_clock::now();
+    std::uint64_t seed = first, refused = 0;
+    for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < seconds; seed++) {
+        const std::string wrong = wrong_with(seed);
+        if (!wrong.empty()) {
+            std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed), wrong.c_str());
+            return 1;
+        }
+        try {
+            Drawing wild(seed, true);
+            wild.build(2);
+            wild.run();
+        } catch (const std::invalid_argument&) {
+            refused++;
+        }
+    }
+    std::printf("%s: %d networks from seed %d on are right; of as many with a wild argument %d were refused\n",
+                kernels().name, static_cast<int>(seed - first), static_cast<int>(first), static_cast<int>(refused));
+}
