@@ -3,8 +3,8 @@
 //     drawn SECONDS [FIRST_SEED]
 //
 // Each seed is a network of a few layers of any kind, on pictures of any small size: its outputs must be within 1e-5 of
-// the largest of the reference, and the same bits for other numbers of threads, again, and for callers at the same time.
-// Then one argument of one layer is made wild: the engine must refuse it, or run it without reading or writing where it
+// the largest of the reference, and the same bits for other numbers of threads, again, and for callers at the same
+// time. Then one argument of one layer is made wild: the engine must refuse it, or run it without reading or writing where it
 // must not, which sanitizers see (`make sanitize`). Says the seed of what fails, and exits with 1.
 #include <algorithm>
 #include <chrono>
@@ -223,8 +223,8 @@ class Drawing {
         const ValueId value = network_->block(from ? -1 : id(in), expand, from, filter, project, shortcut);
         Plane x = from ? of_stem(*from) : *before;
         if (expand) x = pointwise_of(x, *expand);
-        x = convolved(x, taps, true,
-                      {3, filter.stride, filter.dilation, filter.pad_top, filter.pad_left, filter.out_height, filter.out_width});
+        x = convolved(x, taps, true, {3, filter.stride, filter.dilation, filter.pad_top, filter.pad_left,
+                                      filter.out_height, filter.out_width});
         x = pointwise_of(x, project);
         if (shortcut)
             for (std::size_t n = 0; n < x.values.size(); n++) x.values[n] += before->values[n];
