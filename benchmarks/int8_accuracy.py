@@ -16,18 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from calibrated import subject
 from numpy.typing import NDArray
 
-from mobilenetv2 import api
-from mobilenetv2.benchmarking.worker import MEASURES
 from mobilenetv2.evaluation import evaluate
-from mobilenetv2.exports.calibration import calibration_images, calibration_pictures
-from mobilenetv2.modelfile import ModelFile, load_model_file
+from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.quantization.equalise import equalise
 from mobilenetv2.quantization.folded import fold, unfold
 from mobilenetv2.quantization.observed import Observed, observe
 from mobilenetv2.quantization.prepare import last_layers
-from mobilenetv2.runtime.predictor import find_model, predictor_of
+from mobilenetv2.runtime.predictor import predictor_of
 
 
 class Bounds(NamedTuple):
@@ -102,14 +100,9 @@ def rounded(model: ModelFile, observed: Observed, bounds: Bounds) -> tuple[Model
 
 def main() -> None:
     name, data = sys.argv[1], Path(sys.argv[2])
-    model = load_model_file(find_model(name))
-    key = MEASURES[model.card.task]
-    tree, names = calibration_pictures(data, model.card)
-    images = calibration_images(tree, names, model.card)
-    exact = api.evaluate(name, data).card_metrics()[key]
-    print(
-        f"| {name} | {key} | points lost | levels of weights: least, median |\n|-|-|-|-|\n| float32 | {exact:.4f} | | |"
-    )
+    model, images, metric, exact = subject(name, data)
+    print(f"| {name} | {metric} | points lost | levels of weights: least, median |\n|-|-|-|-|")
+    print(f"| float32 | {exact:.4f} | | |")
     equalised = equalise(model, observe(model, images))
     observed = observe(equalised, images)
     last = {plan.name for plan in last_layers(model.card)}
@@ -123,7 +116,7 @@ def main() -> None:
             if point not in last and low < high
         }
         card = replace(prepared.card, activation_ranges=ranges, activation_levels=256)
-        found = evaluate(predictor_of(replace(prepared, card=card)), data).card_metrics()[key]
+        found = evaluate(predictor_of(replace(prepared, card=card)), data).card_metrics()[metric]
         middle = int(np.median(levels))
         print(f"| {case} | {found:.4f} | {100 * (exact - found):.2f} | {levels.min()}, {middle} |", flush=True)
 

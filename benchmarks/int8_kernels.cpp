@@ -424,6 +424,12 @@ struct Layer {
     // As in native/plan.cpp: what is made image by image, not row by row.
     bool small() const { return height * width <= 256; }
     bool expands() const { return kind == POINTWISE && out_channels > in_channels; }
+    // Which row is one of a block's that is filtered: in a ring of four rows, or in a small map's image of two blocks.
+    std::ptrdiff_t row_to_filter(std::ptrdiff_t block, int row) const {
+        return small() ? block % 2 * (height + 2) + row : block * 4 + row % 4;
+    }
+    // And which its result, of which rows that are not a small map's overwrite each other.
+    std::ptrdiff_t filtered_row(std::ptrdiff_t block, int y) const { return small() ? block * out_height() + y : block; }
 };
 
 template <typename Value>
@@ -552,8 +558,7 @@ struct Quantised {
             for (std::size_t b = 0; b < filters.size(); b++) {
                 Rows8<Value> rows = {filter_row(buffers, b, y, 0, padded), filter_row(buffers, b, y, 1, padded),
                                      filter_row(buffers, b, y, 2, padded)};
-                Value* out = buffers.out.data() +
-                             (layer.small() ? b * layer.out_height() + y : b) * out_width * LANES;
+                Value* out = buffers.out.data() + layer.filtered_row(b, y) * out_width * LANES;
                 if (layer.stride == 1)
                     depthwise_row<1>(filters[b], rows, static_cast<int>(out_width), out);
                 else
@@ -561,11 +566,8 @@ struct Quantised {
             }
     }
 
-    // The rows of one block lie one below the other in a ring of four; a small map's image is whole, of two blocks.
     const Value* filter_row(const Buffers<Value>& buffers, std::size_t b, int y, int ky, std::ptrdiff_t padded) const {
-        const int row = y * layer.stride + ky;
-        const std::ptrdiff_t place = layer.small() ? (b % 2) * (layer.height + 2) + row : b * 4 + row % 4;
-        return buffers.in.data() + place * padded;
+        return buffers.in.data() + layer.row_to_filter(b, y * layer.stride + ky) * padded;
     }
 
     // How many results differ from plain integer arithmetic.
@@ -587,9 +589,8 @@ struct Quantised {
                             for (int k = 0; k < 9; k++)
                                 sum += weights[(b * LANES + c) * 9 + k] *
                                        filter_row(buffers, b, y, k / 3, padded)[(x * layer.stride + k % 3) * LANES + c];
-                            const std::size_t place = layer.small() ? b * layer.out_height() + y : b;
                             compare(sum, static_cast<int>(b) * LANES + c, bias[b * LANES + c],
-                                    buffers.out[(place * layer.out_width() + x) * LANES + c]);
+                                    buffers.out[(layer.filtered_row(b, y) * layer.out_width() + x) * LANES + c]);
                         }
             return differ;
         }
@@ -651,13 +652,9 @@ struct Float {
         for (int y = 0; y < layer.out_height(); y++)
             for (int b = 0; b < layer.out_channels / LANES; b++) {
                 const float* rows[3];
-                for (int ky = 0; ky < 3; ky++) {
-                    const int row = y * layer.stride + ky;
-                    const std::ptrdiff_t place =
-                        layer.small() ? (b % 2) * (layer.height + 2) + row : b * 4 + row % 4;
-                    rows[ky] = buffers.in.data() + place * padded;
-                }
-                float* out = buffers.out.data() + (layer.small() ? b * layer.out_height() + y : b) * out_width * LANES;
+                for (int ky = 0; ky < 3; ky++)
+                    rows[ky] = buffers.in.data() + layer.row_to_filter(b, y * layer.stride + ky) * padded;
+                float* out = buffers.out.data() + layer.filtered_row(b, y) * out_width * LANES;
                 KERNELS_AVX2.depthwise(rows, values.data() + b * 10 * LANES, layer.stride, 1,
                                        static_cast<int>(out_width), out, {0, 6});
             }

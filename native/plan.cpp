@@ -38,25 +38,38 @@ void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
-// Panel by panel, input channel by input channel, the weights of the panel's output channels; zeros where there is none.
-// taps: of each input channel; channels are filled up to whole blocks only where there is one tap.
+// Zeros for so many inputs of each output.
 template <typename Packed>
-Packed pack(const Weights& from, int taps) {
+Packed with_room(const Weights& from, int inputs) {
     Packed packed;
     packed.in_blocks = blocks_of(from.in_channels);
     packed.out_blocks = blocks_of(from.out_channels);
     packed.clamp = from.clamp;
-    const int inputs = taps == 1 ? packed.in_blocks * LANES : from.in_channels * taps;
-    const int known = from.in_channels * taps;
     packed.values.assign(static_cast<std::size_t>(packed.out_blocks) * LANES * inputs, 0.0f);
     packed.bias.assign(static_cast<std::size_t>(packed.out_blocks) * LANES, 0.0f);
     std::copy(from.bias, from.bias + from.out_channels, packed.bias.begin());
+    return packed;
+}
+
+// Input by input, the weights of some output blocks; nothing where there is none. known: inputs that there are. Returns
+// the place behind them.
+float* lay(float* to, const Weights& from, int known, int first_input, int inputs, int first_block, int blocks) {
+    for (int k = first_input; k < first_input + inputs; k++)
+        for (int o = first_block * LANES; o < (first_block + blocks) * LANES; o++, to++)
+            if (k < known && o < from.out_channels) *to = from.kernel[static_cast<std::size_t>(o) * known + k];
+    return to;
+}
+
+// Panel by panel, input channel by input channel, the weights of the panel's output channels.
+// taps: of each input channel; channels are filled up to whole blocks only where there is one tap.
+template <typename Packed>
+Packed pack(const Weights& from, int taps) {
+    const int known = from.in_channels * taps, inputs = taps == 1 ? blocks_of(known) * LANES : known;
+    Packed packed = with_room<Packed>(from, inputs);
     float* to = packed.values.data();
     for (int p = 0; p < panel_count(packed.out_blocks); p++) {
         const auto [first, blocks] = panel_at(packed.out_blocks, p);
-        for (int k = 0; k < inputs; k++)
-            for (int o = first * LANES; o < (first + blocks) * LANES; o++, to++)
-                if (k < known && o < from.out_channels) *to = from.kernel[static_cast<std::size_t>(o) * known + k];
+        to = lay(to, from, known, 0, inputs, first, blocks);
     }
     return packed;
 }
@@ -64,22 +77,13 @@ Packed pack(const Weights& from, int taps) {
 // For each panel of inputs: for eight output blocks together, and then for single ones, input by input, their weights.
 template <typename Packed>
 Packed pack_dense(const Weights& from) {
-    Packed packed;
-    packed.in_blocks = blocks_of(from.in_channels);
-    packed.out_blocks = blocks_of(from.out_channels);
-    packed.clamp = from.clamp;
-    packed.values.assign(static_cast<std::size_t>(packed.in_blocks) * packed.out_blocks * LANES * LANES, 0.0f);
-    packed.bias.assign(static_cast<std::size_t>(packed.out_blocks) * LANES, 0.0f);
-    std::copy(from.bias, from.bias + from.out_channels, packed.bias.begin());
+    Packed packed = with_room<Packed>(from, blocks_of(from.in_channels) * LANES);
     float* to = packed.values.data();
     for (int p = 0; p < panel_count(packed.in_blocks); p++) {
         const auto [first, blocks] = panel_at(packed.in_blocks, p);
         for (int out = 0, together; out < packed.out_blocks; out += together) {
             together = out + 8 <= packed.out_blocks ? 8 : 1;
-            for (int k = first * LANES; k < (first + blocks) * LANES; k++)
-                for (int o = out * LANES; o < (out + together) * LANES; o++, to++)
-                    if (k < from.in_channels && o < from.out_channels)
-                        *to = from.kernel[static_cast<std::size_t>(o) * from.in_channels + k];
+            to = lay(to, from, from.in_channels, first * LANES, blocks * LANES, out, together);
         }
     }
     return packed;

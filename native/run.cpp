@@ -304,13 +304,14 @@ void Network::run_pooled(const Step& step, Worker& worker) {
             const float* rows_of_panel = step.dense.values.data() + static_cast<std::ptrdiff_t>(first) * LANES * outputs;
             const Run panel{image - first * pixels * LANES, pixels * LANES};
             Panels weights = step.weights.view();
+            // The dense layer's weights come from memory while the convolution multiplies.
+            weights.ahead[0] = {rows_of_panel, static_cast<std::ptrdiff_t>(blocks) * LANES * outputs};
+            if (p + 1 < panels) weights.ahead[1] = step.weights.panel(p + 1);
             for (int y = 0; y < (in.by_rows ? in.height : 1); y++) {
-                // The dense layer's weights come from memory while the convolution multiplies.
-                weights.ahead[0] = {rows_of_panel, static_cast<std::ptrdiff_t>(y == 0 ? blocks * LANES * outputs : 0)};
-                if (y == 0 && p + 1 < panels) weights.ahead[1] = step.weights.panel(p + 1);
                 kernels_.pointwise(weights, p, {from.of(y), from.block}, in.by_rows ? in.width : static_cast<int>(pixels),
                                    {panel.at + y * in.width * LANES, panel.block}, nullptr, {nullptr, 0});
-                weights.ahead[1] = {};
+                // The first row has fetched them.
+                weights.ahead[0] = weights.ahead[1] = {};
             }
             for (int b = 0; b < blocks; b++)
                 kernels_.mean(image + b * pixels * LANES, static_cast<int>(pixels), means + b * LANES);

@@ -3,8 +3,8 @@
 #
 #     build.sh COMPILER TO [SANITIZER ...]      sanitizers: address, undefined, thread
 #
-# The kernels, unrolled as they are, take minutes with UBSan; their arithmetic is in floats, and what they read and write is
-# AddressSanitizer's affair.
+# The kernels, unrolled as they are, take minutes with UBSan; their arithmetic is in floats, and what they read and write
+# is AddressSanitizer's affair.
 set -euo pipefail
 compiler=$1 to=$(realpath -m "$2") sanitizers=("${@:3}")
 cd "$(dirname "$0")/.."
@@ -15,11 +15,15 @@ for each in "${sanitizers[@]}"; do
     checked+=("-fsanitize=$each" "-fno-sanitize-recover=$each")
     [ "$each" = undefined ] || kernels+=("-fsanitize=$each")
 done
-compile() { "$compiler" "${flags[@]}" -Wno-psabi "${kernels[@]}" "${@:3}" "-DKERNELS_TABLE=$1" "-DKERNELS_NAME=\"$2\"" -c kernels.cpp -o "$to.$1.o"; }
+compile() {
+    local names=("-DKERNELS_TABLE=$1" "-DKERNELS_NAME=\"$2\"")
+    "$compiler" "${flags[@]}" -Wno-psabi "${kernels[@]}" "${names[@]}" "${@:3}" -c kernels.cpp -o "$to.$1.o"
+}
 compile KERNELS_PORTABLE portable
 objects=("$to.KERNELS_PORTABLE.o")
 if "$compiler" -dumpmachine | grep -q ^x86_64; then
     compile KERNELS_AVX2 "AVX2 and FMA" -mavx2 -mfma
     objects+=("$to.KERNELS_AVX2.o")
 fi
-"$compiler" "${flags[@]}" "${checked[@]}" tests/drawn.cpp plan.cpp run.cpp threads.cpp dispatch.cpp "${objects[@]}" -pthread -o "$to"
+core=(plan.cpp run.cpp threads.cpp dispatch.cpp)
+"$compiler" "${flags[@]}" "${checked[@]}" tests/drawn.cpp "${core[@]}" "${objects[@]}" -pthread -o "$to"

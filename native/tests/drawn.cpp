@@ -4,8 +4,8 @@
 //
 // Each seed is a network of a few layers of any kind, on pictures of any small size: its outputs must be within 1e-5 of
 // the largest of the reference, and the same bits for other numbers of threads, again, and for callers at the same
-// time. Then one argument of one layer is made wild: the engine must refuse it, or run it without reading or writing where it
-// must not, which sanitizers see (`make sanitize`). Says the seed of what fails, and exits with 1.
+// time. Then one argument of one layer is made wild: the engine must refuse it, or run it without reading or writing
+// where it must not, which sanitizers see (`make sanitize`). Says the seed of what fails, and exits with 1.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -98,7 +98,7 @@ Plane enlarged_on(const Plane& in, const Plane& on, Clamp to) {
 // One network from one seed, built as often as it is asked for. wild: one argument of one layer is anything.
 class Drawing {
   public:
-    explicit Drawing(std::uint64_t seed, bool wild) : seed_(seed), wild_(wild), picture_(3, 0, 0) {}
+    Drawing(std::uint64_t seed, bool wild) : seed_(seed), wild_(wild), picture_(3, 0, 0) {}
 
     void build(int threads) {
         random_.seed(seed_);
@@ -213,12 +213,11 @@ class Drawing {
         if (!from && chance(2)) expand = layer(between(1, 60), channels, 1);
         const Weights taps = layer(expand ? expand->out_channels : channels, 1, 9);
         const int stride = between(1, 2), dilation = chance(3) ? between(1, 3) : 1;
-        const int top = between(0, 1) ? dilation : 0, left = between(0, 1) ? dilation : 0;
-        const bool same = stride == 1 && top && left && chance(2);
+        const int top = between(0, 1) * dilation, left = between(0, 1) * dilation;
         const Filter filter{taps.kernel, taps.bias, taps.out_channels, taps.clamp, argument(stride), argument(dilation),
                             argument(top), argument(left), argument((height + stride - 1) / stride),
                             argument((width + stride - 1) / stride)};
-        const bool shortcut = same && !from && chance(2);
+        const bool shortcut = !from && stride == 1 && chance(3);
         const Weights project = layer(shortcut ? channels : between(1, 40), taps.out_channels, 1);
         const ValueId value = network_->block(from ? -1 : id(in), expand, from, filter, project, shortcut);
         Plane x = from ? of_stem(*from) : *before;
@@ -248,10 +247,9 @@ class Drawing {
         switch (between(0, 5)) {
             case 0: return pointwise(in, between(1, 50), -1);
             case 1: {
-                const int from = last;
-                const ValueId value = network_->mean(id(from));
-                maps_.emplace_back(value, mean_of(maps_[from].second));
-                return pointwise(from, maps_[from].second.channels, last + 1);
+                const ValueId value = network_->mean(id(last));
+                maps_.emplace_back(value, mean_of(maps_[last].second));
+                return pointwise(last, maps_[last].second.channels, last + 1);
             }
             case 2: {
                 pointwise(in, maps_[last].second.channels, -1);

@@ -54,17 +54,23 @@ def choose_engine(name: str | None, model: ModelFile, *, threads: int | None) ->
 
 def _check_fast() -> None:
     """Raises UserError where onnxruntime is faster than the fused engine: on x86 without AVX2, about three times."""
-    if _fused_kernels() == PORTABLE_KERNELS and platform.machine() in ("x86_64", "AMD64"):
+    _fused_engine()
+    from mobilenetv2 import _native
+
+    if _native.kernels() == PORTABLE_KERNELS and platform.machine() in ("x86_64", "AMD64"):
         raise UserError(f"engine {FUSED_ENGINE!r} is slow on an x86 processor without AVX2")
 
 
-def _fused_kernels() -> str:
-    """For which processors its loops that run here were compiled; nothing if it is not part of the installation."""
+def _fused_engine() -> Callable[..., Engine]:
+    """Raises UserError if this installation has none."""
     try:
-        from mobilenetv2 import _native
-    except ImportError:  # engine_of_model says it
-        return ""
-    return _native.kernels()
+        from mobilenetv2.runtime.engine_native import NativeEngine
+    except ImportError as error:
+        raise UserError(
+            f"engine {FUSED_ENGINE!r} is not part of this installation, which was made without a C++ compiler; "
+            f"use {GENERAL_ENGINE!r}, or install again where there is one"
+        ) from error
+    return NativeEngine
 
 
 def _note(error: UserError) -> str:
@@ -74,14 +80,7 @@ def _note(error: UserError) -> str:
 def engine_of_model(name: str, model: ModelFile, *, threads: int | None) -> Engine:
     """A model file on that engine. Raises UserError if it needs an export, is not here, or does not know all parts."""
     if name == FUSED_ENGINE:
-        try:
-            from mobilenetv2.runtime.engine_native import NativeEngine
-        except ImportError as error:
-            raise UserError(
-                f"engine {FUSED_ENGINE!r} is not part of this installation, which was made without a C++ compiler; "
-                f"use {GENERAL_ENGINE!r}, or install again where there is one"
-            ) from error
-        return NativeEngine(model, threads=threads)
+        return _fused_engine()(model, threads=threads)
     if name == "openvino":
         from mobilenetv2.runtime.engine_openvino import OpenVinoEngine
 
