@@ -3,14 +3,15 @@
     python benchmarks/engines.py [THREADS [ROUNDS]]
 
 Random weights, which take as long as any; widths and sizes of the paper's Table 4, SSDLite at 320 and DeepLabv3 at
-353 x 481. Each round runs every engine some times in turn and a burst of multiply-adds of the machine's own; rounds
-in which that burst is more than a tenth slower than its best do not count. Medians, in ms, and how many times as long
+353 x 481. Each round runs every engine some times in turn and a burst of NumPy's multiply-adds on one thread; rounds in
+which that burst is more than a tenth slower than its best do not count. Medians, in ms, and how many times as long
 as the fused engine each takes. Engines that are not installed, or that need an export that cannot be made here, are
 left out.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
@@ -18,6 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+
+# Read when NumPy loads: its own threads would spin on for a tenth of a second after a burst, beside the first engine.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 
