@@ -49,6 +49,19 @@ Filter filter(const Layer& layer, int stride, int dilation, Pair pads, Pair out_
             dilation,   pads.first, pads.second,    out_hw.first, out_hw.second};
 }
 
+std::vector<std::string> kernel_names() {
+    std::vector<std::string> names;
+    for (const Kernels* each : all_kernels()) names.emplace_back(each->name);
+    return names;
+}
+
+// Of that name; the fastest where it is empty.
+const Kernels& kernels_of(const std::string& name) {
+    for (const Kernels* each : all_kernels())
+        if (name.empty() || name == each->name) return *each;
+    throw std::invalid_argument("this processor runs no kernels '" + name + "'");
+}
+
 using StemArguments = std::tuple<Layer, Pair, Pair>;
 using FilterArguments = std::tuple<Layer, int, int, Pair, Pair>;
 
@@ -56,9 +69,13 @@ using FilterArguments = std::tuple<Layer, int, int, Pair, Pair>;
 
 NB_MODULE(_native, module) {
     module.doc() = "The fused engine; see mobilenetv2.runtime.engine_native.";
-    module.def("kernels", [] { return std::string(kernels().name); }, "What the kernels were compiled for.");
+    module.def("kernels", kernel_names, "What kernels were compiled for, of those that this processor runs; the fastest first.");
     nb::class_<Network>(module, "Network")
-        .def(nb::init<int, int, int>(), nb::arg("height"), nb::arg("width"), nb::arg("threads"))
+        .def("__init__",
+             [](Network* self, int height, int width, int threads, const std::string& kernels) {
+                 new (self) Network(height, width, threads, kernels_of(kernels));
+             },
+             nb::arg("height"), nb::arg("width"), nb::arg("threads"), nb::arg("kernels") = "")
         .def("stem",
              [](Network& self, const StemArguments& from) { return self.stem(std::apply(stem, from)); })
         .def(

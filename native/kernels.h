@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 namespace mobilenetv2 {
 
@@ -22,7 +23,7 @@ struct Ahead {
 };
 
 // Weights of a 1x1 convolution or dense layer, in panels of output blocks: `values` holds, panel by panel, for each input
-// channel the weights of the panel's output channels; `bias` one for each output channel.
+// channel the weights of the panel's output channels; `bias` one for each output channel. Both have room for whole registers.
 struct Panels {
     const float* values;
     const float* bias;
@@ -32,13 +33,24 @@ struct Panels {
     Ahead ahead[2]{};
 };
 
-// How many output blocks a panel has: pairs, and three at the end of an odd number, since 24 channels of one 4-pixel tile
-// use the registers as well as 16 of 6. A single block is alone.
+// How kernels divide output blocks into panels: `most` each; what is left over is a panel of its own, or up to `joins`
+// blocks of it belong to the last one. `together` blocks share a register, so a panel has room for a multiple of them.
 struct Panel {
     int first, blocks;
 };
-int panel_count(int out_blocks);
-Panel panel_at(int out_blocks, int index);
+struct Panelling {
+    int most, joins, together;
+    constexpr int count(int out_blocks) const {
+        const int rest = out_blocks % most, whole = out_blocks / most;
+        return whole + (rest > (whole ? joins : 0));
+    }
+    constexpr Panel at(int out_blocks, int index) const {
+        const bool last = index == count(out_blocks) - 1;
+        return {most * index, last ? out_blocks - most * index : most};
+    }
+    constexpr int widest() const { return most + joins; }
+    constexpr int room(int blocks) const { return (blocks + together - 1) / together * together; }
+};
 
 // Where a run of pixels is read or written: `block` floats from one channel block to the next.
 struct Run {
@@ -72,10 +84,11 @@ struct Kernels {
     void (*dense)(const float* weights, const float* in, int inputs, int out_blocks, float* sums);
     // Mean of a run of pixels of one channel block.
     void (*mean)(const float* in, int pixels, float* out);
+    Panelling panelling;
     const char* name;
 };
 
-// The fastest that this processor runs.
-const Kernels& kernels();
+// Those that this processor runs, the fastest first.
+std::vector<const Kernels*> all_kernels();
 
 }  // namespace mobilenetv2

@@ -44,8 +44,8 @@ using ValueId = int;
 
 class Network {
   public:
-    // Of pictures (3, height, width).
-    Network(int height, int width, int threads);
+    // Of pictures (3, height, width), by kernels that this processor runs.
+    Network(int height, int width, int threads, const Kernels& kernels = *all_kernels().front());
 
     // Each adds a layer and returns its result. What does not fit is refused by std::invalid_argument.
     ValueId stem(const Stem&);
@@ -95,7 +95,6 @@ class Network {
         int in_blocks = 0, out_blocks = 0;
         Clamp clamp{};
         Panels view() const { return {values.data(), bias.data(), in_blocks, out_blocks, clamp}; }
-        Ahead panel(int index) const;
     };
     struct Geometry {
         int stride, dilation, pad_top, pad_left, out_height, out_width, in_height, in_width;
@@ -161,6 +160,7 @@ class Network {
     void run_enlarge(const Step&, Worker&);
     void run_mean(const Step&, Worker&);
     void run_pooled(const Step&, Worker&);
+    Ahead ahead(const Packed&, int panel) const;
     Ahead after(const Packed&, int panel, const Packed* then) const;
     int parts_of(int panels, std::ptrdiff_t pixels) const;
     float* at(const Map& map) const { return arena_ + map.offset; }

@@ -40,13 +40,14 @@ void require(bool holds, const char* what) {
 
 // Zeros for so many inputs of each output.
 template <typename Packed>
-Packed with_room(const Weights& from, int inputs) {
+Packed with_room(const Weights& from, int inputs, const Panelling& panelling) {
     Packed packed;
     packed.in_blocks = blocks_of(from.in_channels);
     packed.out_blocks = blocks_of(from.out_channels);
     packed.clamp = from.clamp;
-    packed.values.assign(static_cast<std::size_t>(packed.out_blocks) * LANES * inputs, 0.0f);
-    packed.bias.assign(static_cast<std::size_t>(packed.out_blocks) * LANES, 0.0f);
+    const auto room = static_cast<std::size_t>(panelling.room(packed.out_blocks)) * LANES;
+    packed.values.assign(room * inputs, 0.0f);
+    packed.bias.assign(room, 0.0f);
     std::copy(from.bias, from.bias + from.out_channels, packed.bias.begin());
     return packed;
 }
@@ -63,24 +64,24 @@ float* lay(float* to, const Weights& from, int known, int first_input, int input
 // Panel by panel, input channel by input channel, the weights of the panel's output channels.
 // taps: of each input channel; channels are filled up to whole blocks only where there is one tap.
 template <typename Packed>
-Packed pack(const Weights& from, int taps) {
+Packed pack(const Weights& from, int taps, const Panelling& panelling) {
     const int known = from.in_channels * taps, inputs = taps == 1 ? blocks_of(known) * LANES : known;
-    Packed packed = with_room<Packed>(from, inputs);
+    Packed packed = with_room<Packed>(from, inputs, panelling);
     float* to = packed.values.data();
-    for (int p = 0; p < panel_count(packed.out_blocks); p++) {
-        const auto [first, blocks] = panel_at(packed.out_blocks, p);
-        to = lay(to, from, known, 0, inputs, first, blocks);
+    for (int p = 0; p < panelling.count(packed.out_blocks); p++) {
+        const auto [first, blocks] = panelling.at(packed.out_blocks, p);
+        to = lay(to, from, known, 0, inputs, first, panelling.room(blocks));
     }
     return packed;
 }
 
 // For each panel of inputs: for eight output blocks together, and then for single ones, input by input, their weights.
 template <typename Packed>
-Packed pack_dense(const Weights& from) {
-    Packed packed = with_room<Packed>(from, blocks_of(from.in_channels) * LANES);
+Packed pack_dense(const Weights& from, const Panelling& panelling) {
+    Packed packed = with_room<Packed>(from, blocks_of(from.in_channels) * LANES, panelling);
     float* to = packed.values.data();
-    for (int p = 0; p < panel_count(packed.in_blocks); p++) {
-        const auto [first, blocks] = panel_at(packed.in_blocks, p);
+    for (int p = 0; p < panelling.count(packed.in_blocks); p++) {
+        const auto [first, blocks] = panelling.at(packed.in_blocks, p);
         for (int out = 0, together; out < packed.out_blocks; out += together) {
             together = out + 8 <= packed.out_blocks ? 8 : 1;
             to = lay(to, from, from.in_channels, first * LANES, blocks * LANES, out, together);
@@ -91,17 +92,11 @@ Packed pack_dense(const Weights& from) {
 
 }  // namespace
 
-int panel_count(int out_blocks) { return out_blocks == 1 ? 1 : out_blocks / 2; }
-
-Panel panel_at(int out_blocks, int index) {
-    const bool last = index == panel_count(out_blocks) - 1;
-    return {2 * index, last ? out_blocks - 2 * index : 2};
-}
-
-Ahead Network::Packed::panel(int index) const {
-    const auto [first, blocks] = panel_at(out_blocks, index);
-    const std::ptrdiff_t block = values.size() / out_blocks;
-    return {values.data() + first * block, blocks * block};
+Ahead Network::ahead(const Packed& packed, int panel) const {
+    const Panelling& panelling = kernels_.panelling;
+    const auto [first, blocks] = panelling.at(packed.out_blocks, panel);
+    const std::ptrdiff_t block = packed.values.size() / panelling.room(packed.out_blocks);
+    return {packed.values.data() + first * block, blocks * block};
 }
 
 int Network::Geometry::padded_width() const {
@@ -111,8 +106,8 @@ int Network::Geometry::padded_width() const {
 
 std::ptrdiff_t Network::Stage::stem_floats() const { return 9 * rounded_up(stem_geometry.padded_width()); }
 
-Network::Network(int height, int width, int threads)
-    : height_(height), width_(width), kernels_(kernels()), claims_per_step_(std::max(2, (threads + 1) / 2)),
+Network::Network(int height, int width, int threads, const Kernels& kernels)
+    : height_(height), width_(width), kernels_(kernels), claims_per_step_(std::max(2, (threads + 1) / 2)),
       team_(threads), barrier_(threads) {
     require(height >= 1 && width >= 1 && height <= 1 << 14 && width <= 1 << 14, "the input has no size, or is too large");
     require(threads >= 1 && threads <= 1024, "1 to 1024 threads are possible");
@@ -150,7 +145,7 @@ ValueId Network::stem(const Stem& stem) {
     check_stem(stem);
     Stage stage;
     stage.makes = Stage::First::STEM;
-    stage.first = pack<Packed>(stem.weights, 9);
+    stage.first = pack<Packed>(stem.weights, 9, kernels_.panelling);
     stage.stem_geometry = {2, 1, stem.pad_top, stem.pad_left, stem.out_height, stem.out_width, height_, width_};
     Step step{.kind = Kind::STEM};
     step.stages.push_back(std::move(stage));
@@ -162,12 +157,12 @@ Network::Stage Network::stage_of(const Map& in, const std::optional<Weights>& ex
     Stage stage;
     if (stem) {
         stage.makes = Stage::First::STEM;
-        stage.first = pack<Packed>(stem->weights, 9);
+        stage.first = pack<Packed>(stem->weights, 9, kernels_.panelling);
         stage.stem_geometry = {2, 1, stem->pad_top, stem->pad_left, stem->out_height, stem->out_width, height_, width_};
     } else if (expand) {
         require(expand->in_channels == in.channels, "the expansion does not fit the map");
         stage.makes = Stage::First::EXPAND;
-        stage.first = pack<Packed>(*expand, 1);
+        stage.first = pack<Packed>(*expand, 1, kernels_.panelling);
     }
     require(filter.channels == (expand ? expand->out_channels : in.channels), "the filter does not fit the map");
     require(project.in_channels == filter.channels, "the projection does not fit the filter");
@@ -190,7 +185,7 @@ Network::Stage Network::stage_of(const Map& in, const std::optional<Weights>& ex
         to[9 * LANES] = filter.bias[c];
     }
     stage.filter_clamp = filter.clamp;
-    stage.project = pack<Packed>(project, 1);
+    stage.project = pack<Packed>(project, 1, kernels_.panelling);
     stage.geometry = {filter.stride,     filter.dilation,  filter.pad_top, filter.pad_left,
                       filter.out_height, filter.out_width, in.height,      in.width};
     stage.band_rows = in.width > WIDEST_OF_TWO_ROWS ? 1 : 2;
@@ -220,7 +215,7 @@ ValueId Network::pointwise(ValueId in, const Weights& weights, ValueId bias) {
     require(bias == -1 || (map(bias).channels == weights.out_channels && map(bias).height * map(bias).width == 1),
             "the bias does not fit its convolution");
     Step step{.kind = Kind::POINTWISE, .in = in, .other = bias};
-    step.weights = pack<Packed>(weights, 1);
+    step.weights = pack<Packed>(weights, 1, kernels_.panelling);
     return add(std::move(step), weights.out_channels, maps_[in].height, maps_[in].width);
 }
 
@@ -243,9 +238,9 @@ ValueId Network::pooled(ValueId in, const Weights& weights, const Weights& dense
     require(weights.in_channels == map(in).channels, "the convolution does not fit the map");
     require(dense.in_channels == weights.out_channels, "the dense layer does not fit the convolution");
     Step step{.kind = Kind::POOLED, .in = in};
-    step.weights = pack<Packed>(weights, 1);
-    step.dense = pack_dense<Packed>(dense);
-    step.groups = std::min(MOST_GROUPS, panel_count(step.weights.out_blocks));
+    step.weights = pack<Packed>(weights, 1, kernels_.panelling);
+    step.dense = pack_dense<Packed>(dense, kernels_.panelling);
+    step.groups = std::min(MOST_GROUPS, kernels_.panelling.count(step.weights.out_blocks));
     return add(std::move(step), dense.out_channels, 1, 1);
 }
 
@@ -320,7 +315,7 @@ void Network::plan_scratch() {
                     for (int x = 0; x < g.in_width; x++)
                         step.padded_pixels.push_back(
                             static_cast<int>((g.pad_top + y) * padded + (g.pad_left + x) * LANES));
-                take(3 * rows * padded);
+                take(kernels_.panelling.widest() * rows * padded);
                 step.shared_scratch =
                     rounded_up(static_cast<std::size_t>(stage.blocks) * g.out_height * g.out_width * LANES);
             }
@@ -328,7 +323,7 @@ void Network::plan_scratch() {
         }
         most_stages = std::max(most_stages, step.stages.size());
         if (step.kind == Kind::POOLED) {
-            take(static_cast<std::size_t>(3) * (maps_[step.in].height * maps_[step.in].width + 1) * LANES);
+            take(static_cast<std::size_t>(kernels_.panelling.widest()) * (maps_[step.in].height * maps_[step.in].width + 1) * LANES);
             step.shared_scratch = rounded_up(static_cast<std::size_t>(step.groups) * step.dense.out_blocks * LANES);
         }
         if (step.kind == Kind::MEAN && maps_[step.in].by_rows)

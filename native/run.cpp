@@ -75,7 +75,7 @@ void Network::run_stem(const Step& step, Worker& worker) {
     float* read = worker.scratch + stage.read;
     for (int y; (y = worker.claim(0)) < stage.stem_geometry.out_height;) {
         read_stem_rows(stage, worker.picture, y, read);
-        for (int p = 0; p < panel_count(stage.first.out_blocks); p++)
+        for (int p = 0; p < kernels_.panelling.count(stage.first.out_blocks); p++)
             run_stem_row(stage, p, read, {out.of(y), out.block});
     }
 }
@@ -140,9 +140,9 @@ void Network::make_rows(const Step& step, int s, Worker& worker, int first_row, 
         from = rows(maps_[step.in]);
     }
 
-    for (int p = 0; p < panel_count(stage.blocks); p++) {
+    for (int p = 0; p < kernels_.panelling.count(stage.blocks); p++) {
         // What a panel expands is filtered while it is in the first cache; the rows before come from the second.
-        const auto [first, blocks] = panel_at(stage.blocks, p);
+        const auto [first, blocks] = kernels_.panelling.at(stage.blocks, p);
         for (int y = first_missing; y <= last_missing; y++) {
             const Run inside{ring + y % ring_rows * padded + g.pad_left * LANES, ring_block};
             if (stage.makes == Stage::First::STEM) {
@@ -173,7 +173,7 @@ void Network::make_rows(const Step& step, int s, Worker& worker, int first_row, 
     for (int y = first_row; y <= last_row; y++) {
         const ConstRun shortcut = stage.shortcut ? ConstRun{from.of(y), from.block} : ConstRun{nullptr, 0};
         const ConstRun row{filtered + (y - first_row) * stage.blocks * filtered_block, filtered_block};
-        for (int p = 0; p < panel_count(stage.project.out_blocks); p++)
+        for (int p = 0; p < kernels_.panelling.count(stage.project.out_blocks); p++)
             kernels_.pointwise(stage.project.view(), p, row, g.out_width, {to.of(y), to.block}, nullptr, shortcut);
     }
 }
@@ -185,10 +185,10 @@ void Network::run_by_image(const Step& step, Worker& worker) {
     const Rows from = rows(in);
     const std::ptrdiff_t padded = stage.padded(), out_pixels = static_cast<std::ptrdiff_t>(g.out_height) * g.out_width;
     float *filtered = arena_ + step.scratch_offset, *image = worker.scratch;
-    const std::ptrdiff_t image_block = static_cast<std::ptrdiff_t>(step.thread_scratch) / 3 / LANES * LANES;
+    const std::ptrdiff_t image_block = static_cast<std::ptrdiff_t>(step.thread_scratch) / kernels_.panelling.widest() / LANES * LANES;
     std::fill(image, image + step.thread_scratch, 0.0f);
-    for (int p; (p = worker.claim(0)) < panel_count(stage.blocks);) {
-        const auto [first, blocks] = panel_at(stage.blocks, p);
+    for (int p; (p = worker.claim(0)) < kernels_.panelling.count(stage.blocks);) {
+        const auto [first, blocks] = kernels_.panelling.at(stage.blocks, p);
         Panels expand = stage.first.view();
         if (stage.makes == Stage::First::EXPAND) expand.ahead[0] = after(stage.first, p, &stage.project);
         // The kernel steps to the panel's first block itself.
@@ -219,7 +219,7 @@ void Network::run_by_image(const Step& step, Worker& worker) {
     }
     // All threads know all filtered channels before any projects them.
     barrier_.wait();
-    const int panels = panel_count(stage.project.out_blocks), parts = parts_of(panels, out_pixels);
+    const int panels = kernels_.panelling.count(stage.project.out_blocks), parts = parts_of(panels, out_pixels);
     for (int unit; (unit = worker.claim(1)) < panels * parts;) {
         const std::ptrdiff_t first = out_pixels * (unit % parts) / parts, last = out_pixels * (unit % parts + 1) / parts;
         const ConstRun shortcut =
@@ -233,9 +233,9 @@ void Network::run_by_image(const Step& step, Worker& worker) {
 
 // What this thread probably reads after a panel: one that no other has taken, of these weights or those that follow.
 Ahead Network::after(const Packed& packed, int panel, const Packed* then) const {
-    const int next = panel + team_.size(), panels = panel_count(packed.out_blocks);
-    if (next < panels) return packed.panel(next);
-    return then && next - panels < panel_count(then->out_blocks) ? then->panel(next - panels) : Ahead{};
+    const int next = panel + team_.size(), panels = kernels_.panelling.count(packed.out_blocks);
+    if (next < panels) return ahead(packed, next);
+    return then && next - panels < kernels_.panelling.count(then->out_blocks) ? ahead(*then, next - panels) : Ahead{};
 }
 
 int Network::parts_of(int panels, std::ptrdiff_t pixels) const {
@@ -248,7 +248,7 @@ void Network::run_pointwise(const Step& step, Worker& worker) {
     const Map &in = maps_[step.in], &out = maps_[step.out];
     Panels weights = step.weights.view();
     if (step.other >= 0) weights.bias = at(maps_[step.other]);
-    const int panels = panel_count(weights.out_blocks);
+    const int panels = kernels_.panelling.count(weights.out_blocks);
     const Rows from = rows(in), to = rows(out);
     if (in.by_rows) {
         for (int y; (y = worker.claim(0)) < in.height;)
@@ -294,19 +294,19 @@ void Network::run_pooled(const Step& step, Worker& worker) {
     const Map& in = maps_[step.in];
     const Rows from = rows(in);
     const std::ptrdiff_t pixels = static_cast<std::ptrdiff_t>(in.height) * in.width;
-    const int panels = panel_count(step.weights.out_blocks), outputs = step.dense.out_blocks * LANES;
-    float *image = worker.scratch, *means = image + 3 * pixels * LANES, *all_sums = arena_ + step.scratch_offset;
+    const int panels = kernels_.panelling.count(step.weights.out_blocks), outputs = step.dense.out_blocks * LANES;
+    float *image = worker.scratch, *means = image + kernels_.panelling.widest() * pixels * LANES, *all_sums = arena_ + step.scratch_offset;
     for (int group; (group = worker.claim(0)) < step.groups;) {
         float* sums = all_sums + static_cast<std::ptrdiff_t>(group) * outputs;
         std::fill(sums, sums + outputs, 0.0f);
         for (int p = panels * group / step.groups; p < panels * (group + 1) / step.groups; p++) {
-            const auto [first, blocks] = panel_at(step.weights.out_blocks, p);
+            const auto [first, blocks] = kernels_.panelling.at(step.weights.out_blocks, p);
             const float* rows_of_panel = step.dense.values.data() + static_cast<std::ptrdiff_t>(first) * LANES * outputs;
             const Run panel{image - first * pixels * LANES, pixels * LANES};
             Panels weights = step.weights.view();
             // The dense layer's weights come from memory while the convolution multiplies.
             weights.ahead[0] = {rows_of_panel, static_cast<std::ptrdiff_t>(blocks) * LANES * outputs};
-            if (p + 1 < panels) weights.ahead[1] = step.weights.panel(p + 1);
+            if (p + 1 < panels) weights.ahead[1] = ahead(step.weights, p + 1);
             for (int y = 0; y < (in.by_rows ? in.height : 1); y++) {
                 kernels_.pointwise(weights, p, {from.of(y), from.block}, in.by_rows ? in.width : static_cast<int>(pixels),
                                    {panel.at + y * in.width * LANES, panel.block}, nullptr, {nullptr, 0});

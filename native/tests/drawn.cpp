@@ -2,7 +2,8 @@
 //
 //     drawn SECONDS [FIRST_SEED]
 //
-// Each seed is a network of a few layers of any kind, on pictures of any small size: its outputs must be within 1e-5 of
+// Each seed is a network of a few layers of any kind, on pictures of any small size, by each in turn of the kernels that
+// this processor runs: its outputs must be within 1e-5 of
 // the largest of the reference, and the same bits for other numbers of threads, again, and for callers at the same
 // time. Then one argument of one layer is made wild: the engine must refuse it, or run it without reading or writing
 // where it must not, which sanitizers see (`make sanitize`). Says the seed of what fails, and exits with 1.
@@ -110,7 +111,8 @@ class Drawing {
         // Which of all arguments that are asked for.
         until_wild_ = wild_ ? between(0, 40) : -1;
         for (auto& value : picture_.values) value = static_cast<float>(real(-1, 1));
-        network_ = std::make_unique<Network>(picture_.height, picture_.width, threads);
+        const auto kernels = all_kernels();
+        network_ = std::make_unique<Network>(picture_.height, picture_.width, threads, *kernels[seed_ % kernels.size()]);
         first();
         for (int n = between(0, 5); n > 0; n--) next();
         if (chance(2)) classify();
@@ -330,6 +332,7 @@ int main(int count, char** arguments) {
             refused++;
         }
     }
-    std::printf("%s: %d networks from seed %d on are right; of as many with a wild argument %d were refused\n",
-                kernels().name, static_cast<int>(seed - first), static_cast<int>(first), static_cast<int>(refused));
+    for (const Kernels* each : all_kernels()) std::printf("%s%s", each == all_kernels().front() ? "" : ", ", each->name);
+    std::printf(": %d networks from seed %d on are right; of as many with a wild argument %d were refused\n",
+                static_cast<int>(seed - first), static_cast<int>(first), static_cast<int>(refused));
 }

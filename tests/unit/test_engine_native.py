@@ -33,8 +33,10 @@ native = pytest.importorskip("mobilenetv2._native", reason="this installation ha
 ROUNDING = 3e-5
 
 
-def engine(model: ModelFile, threads: int = 1) -> Engine:
-    return engine_of_model("native", model, threads=threads)
+def engine(model: ModelFile, threads: int = 1, kernels: str = "") -> Engine:
+    from mobilenetv2.runtime.engine_native import NativeEngine
+
+    return NativeEngine(model, threads=threads, kernels=kernels)
 
 
 def pictures(model: ModelFile, count: int = 2, seed: int = 0) -> NDArray[np.float32]:
@@ -86,7 +88,8 @@ def check_drawn(seed: int) -> float:
     random = np.random.default_rng(seed)
     model = drawn_model(random)
     images = pictures(model, count=int(random.integers(1, 4)), seed=seed)
-    found = engine(model, threads=int(random.integers(1, 5))).run(images)
+    kernels = native.kernels()[seed % len(native.kernels())]
+    found = engine(model, int(random.integers(1, 5)), kernels).run(images)
     return furthest(found, in_float64(model, images))
 
 
@@ -103,11 +106,12 @@ def test_a_thousand_networks_answer_as_in_float64() -> None:
     assert np.median(found) < 5e-6
 
 
+@pytest.mark.parametrize("kernels", native.kernels())
 @pytest.mark.parametrize("name", ["cifar10", "bccd", "camvid"])
-def test_the_models_in_the_box(name: str) -> None:
+def test_the_models_in_the_box(name: str, kernels: str) -> None:
     model = load_model_file(find_model(name))
     images = pictures(model)
-    assert furthest(engine(model, threads=2).run(images), in_float64(model, images)) < 1e-5
+    assert furthest(engine(model, 2, kernels).run(images), in_float64(model, images)) < 1e-5
 
 
 @pytest.mark.parametrize("numerics", ["torch", "tf", "keras"])
@@ -201,7 +205,7 @@ def test_an_installation_without_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_onnxruntime_is_chosen_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "kernels", lambda: engines.PORTABLE_KERNELS)
+    monkeypatch.setattr(native, "kernels", lambda: [engines.PORTABLE_KERNELS])
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     slow = mobilenetv2.load()
     assert slow.engine_name == "onnxruntime"
@@ -284,3 +288,5 @@ def test_sizes_that_cannot_be_are_refused(size: tuple[int, int]) -> None:
         native.Network(*size, 1)
     with pytest.raises(ValueError, match="threads"):
         native.Network(32, 32, 0)
+    with pytest.raises(ValueError, match="this processor runs no kernels 'none'"):
+        native.Network(32, 32, 1, "none")

@@ -30,10 +30,13 @@ _CLAMPS = {"relu6": (0.0, 6.0), "relu": (0.0, math.inf), "linear": (-math.inf, m
 class NativeEngine:
     """A model file on the CPU, in float32."""
 
-    def __init__(self, model: ModelFile, *, threads: int | None = None) -> None:
-        """threads: of one run; None for one a core. Raises UserError for a network with parts it does not know."""
+    def __init__(self, model: ModelFile, *, threads: int | None = None, kernels: str = "") -> None:
+        """threads: of one run; None for one a core. kernels: one of `_native.kernels()`; the fastest if empty.
+
+        Raises UserError for a network with parts it does not know.
+        """
         check_threads(threads)
-        self._network = _native.Network(*model.card.preprocessing.size_hw, threads or all_threads())
+        self._network = _native.Network(*model.card.preprocessing.size_hw, threads or all_threads(), kernels)
         self._outputs = _Builder(self._network, model).build()
         self._network.finish()
 
