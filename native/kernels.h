@@ -1,15 +1,36 @@
-// The three loops that all of the time goes into: 1x1 convolutions, 3x3 depthwise convolutions, the stem's 3x3.
+// The loops that all of the time goes into: 1x1 convolutions, 3x3 depthwise convolutions, the stem's 3x3; for maps of
+// floats, and for maps of levels of 8 bits.
 //
-// A pixel is eight channels side by side, LANES floats. A map is rows of channel blocks of pixels; kernels are told
+// A pixel is eight channels side by side, LANES numbers. A map is rows of channel blocks of pixels; kernels are told
 // the distance of two blocks, so it may have any order in memory.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace mobilenetv2 {
 
 constexpr int LANES = 8;
+
+// What a map holds: floats, or levels, of which `zero` stands for 0 and two neighbours are `scale` apart.
+using Level = std::uint8_t;
+
+// The numbers that go with them. TOGETHER: input channels whose weights for one output lie side by side.
+template <typename T>
+struct Numbers;
+template <>
+struct Numbers<float> {
+    using Weight = float;
+    using Sum = float;
+    static constexpr int TOGETHER = 1;
+};
+template <>
+struct Numbers<Level> {
+    using Weight = std::int8_t;
+    using Sum = std::int32_t;
+    static constexpr int TOGETHER = 4;
+};
 
 struct Clamp {
     float low, high;
@@ -18,18 +39,23 @@ struct Clamp {
 // What will be read next, from memory far away: fetched into the second cache while multiplications go on, which leave
 // memory idle. The processor's own guesses end with each page.
 struct Ahead {
-    const float* at = nullptr;
-    std::ptrdiff_t floats = 0;
+    const char* at = nullptr;
+    std::ptrdiff_t bytes = 0;
 };
 
 // Weights of a 1x1 convolution or dense layer, in panels of output blocks: `values` holds, panel by panel, for each input
-// channel the weights of the panel's output channels; `bias` one for each output channel. Both have room for whole registers.
+// channel (or TOGETHER of them) the weights of the panel's output channels; `bias` and `scale` one for each output channel.
+// All have room for whole registers. A result is the sum of products (of levels: times the scale), the bias and the
+// shortcut (of levels: times its factor), clamped; of floats the shortcut is added to what the clamp leaves.
+template <typename T>
 struct Panels {
-    const float* values;
+    const typename Numbers<T>::Weight* values;
     const float* bias;
-    int in_blocks;   // input channels / 8
-    int out_blocks;  // output channels / 8
+    const float* scale;  // of levels only
+    int in_blocks;       // input channels / 8
+    int out_blocks;      // output channels / 8
     Clamp clamp;
+    float shortcut = 1;
     Ahead ahead[2]{};
 };
 
@@ -52,43 +78,58 @@ struct Panelling {
     constexpr int room(int blocks) const { return (blocks + together - 1) / together * together; }
 };
 
-// Where a run of pixels is read or written: `block` floats from one channel block to the next.
-struct Run {
-    float* at;
-    std::ptrdiff_t block;
+// The 3x3 filter of one channel block.
+template <typename T>
+struct FilterBlock;
+template <>
+struct FilterBlock<float> {
+    float taps[9][LANES], bias[LANES];
 };
-struct ConstRun {
-    const float* at;
+template <>
+struct FilterBlock<Level> {
+    // Row by row the taps of each channel side by side, and a 0.
+    std::int8_t taps[3][LANES][4];
+    float scale[LANES], bias[LANES];
+};
+
+// Where a run of pixels is read or written: `block` numbers from one channel block to the next.
+template <typename T>
+struct Run {
+    T* at;
     std::ptrdiff_t block;
 };
 
+template <typename T>
 struct Kernels {
-    // One panel of a 1x1 convolution on a run of pixels. out_pixels: the place of each pixel behind out.at in floats, or
-    // null where they follow each other. shortcut: added to what the clamp leaves, in the order of out; at null
-    // nothing is. Not both.
-    void (*pointwise)(const Panels&, int panel, ConstRun in, int pixels, Run out, const int* out_pixels,
-                      ConstRun shortcut);
+    // One panel of a 1x1 convolution on a run of pixels. out_pixels: the place of each pixel behind out.at in numbers, or
+    // null where they follow each other. shortcut: in the order of out; at null nothing is. Not both.
+    void (*pointwise)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<T> out, const int* out_pixels,
+                      Run<const T> shortcut);
+    // The same with floats as results.
+    void (*pointwise_raw)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<float> out);
     // One channel block of a row of a depthwise convolution: rows[0..2] are the three input rows at the place of the
-    // first tap, dilation pixels lie between taps. weights: 9 vectors, then the bias.
-    void (*depthwise)(const float* const rows[3], const float* weights, int stride, int dilation, int pixels,
-                      float* out, Clamp);
+    // first tap, dilation pixels lie between taps. Of levels up to 64 bytes behind a row are read, too.
+    void (*depthwise)(const T* const rows[3], const FilterBlock<T>&, int stride, int dilation, int pixels, T* out, Clamp);
     // One panel of the stem on a row: rows[3 * c + ky] is an input row of channel c, its first tap at [0].
     // Weights are packed as of a 1x1 convolution with 27 input channels in the order c, ky, kx.
-    void (*stem)(const Panels&, int panel, const float* const rows[9], int pixels, Run out);
+    void (*stem)(const Panels<float>&, int panel, const float* const rows[9], int pixels, Run<T> out);
     // One channel block of a row of a map enlarged by lines between its pixels, on another map. above, below: the two rows
     // that the result lies between, `down` of the way to the second; left, right, across: the same of each pixel.
+    // The result, before it is clamped, is multiplied by scale, and offset is added.
     void (*enlarge)(const float* above, const float* below, float down, const int* left, const int* right,
-                    const float* across, int pixels, const float* on, float* out, Clamp);
+                    const float* across, int pixels, const float* on, T* out, float scale, float offset, Clamp);
     // Some input channels of a dense layer: adds their share to the sums of all out_blocks. weights: of eight output blocks
-    // together, then of single ones, input channel by input channel.
-    void (*dense)(const float* weights, const float* in, int inputs, int out_blocks, float* sums);
-    // Mean of a run of pixels of one channel block.
-    void (*mean)(const float* in, int pixels, float* out);
+    // together, then of single ones, input channel by input channel (or TOGETHER of them).
+    void (*dense)(const typename Numbers<T>::Weight* weights, const T* in, int inputs, int out_blocks,
+                  typename Numbers<T>::Sum* sums);
+    // Adds the pixels of one channel block to its eight sums.
+    void (*sum)(const T* in, int pixels, typename Numbers<T>::Sum* sums);
     Panelling panelling;
     const char* name;
 };
 
 // Those that this processor runs, the fastest first.
-std::vector<const Kernels*> all_kernels();
+template <typename T>
+std::vector<const Kernels<T>*> all_kernels();
 
 }  // namespace mobilenetv2

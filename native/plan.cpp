@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "network.h"
 
@@ -24,10 +25,7 @@ bool is_small(int height, int width) { return height * width <= MOST_PIXELS_OF_A
 
 int blocks_of(int channels) { return (channels + LANES - 1) / LANES; }
 
-std::size_t rounded_up(std::size_t floats) {
-    constexpr std::size_t line = CACHE_LINE / sizeof(float);
-    return (floats + line - 1) / line * line;
-}
+std::size_t rounded_up(std::size_t bytes) { return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
 
 // Whether the first tap of every result lies before the end of a map.
 bool fits(std::int64_t results, int stride, int pad, int size) {
@@ -39,47 +37,85 @@ void require(bool holds, const char* what) {
 }
 
 // Zeros for so many inputs of each output.
-template <typename Packed>
-Packed with_room(const Weights& from, int inputs, const Panelling& panelling) {
+template <typename Packed, typename T>
+Packed with_room(const Weights<T>& from, int inputs, const Panelling& panelling) {
     Packed packed;
     packed.in_blocks = blocks_of(from.in_channels);
     packed.out_blocks = blocks_of(from.out_channels);
-    packed.clamp = from.clamp;
     const auto room = static_cast<std::size_t>(panelling.room(packed.out_blocks)) * LANES;
-    packed.values.assign(room * inputs, 0.0f);
+    packed.values.assign(room * inputs, 0);
     packed.bias.assign(room, 0.0f);
-    std::copy(from.bias, from.bias + from.out_channels, packed.bias.begin());
+    packed.scale.assign(room, 0.0f);
     return packed;
 }
 
-// Input by input, the weights of some output blocks; nothing where there is none. known: inputs that there are. Returns
-// the place behind them.
-float* lay(float* to, const Weights& from, int known, int first_input, int inputs, int first_block, int blocks) {
-    for (int k = first_input; k < first_input + inputs; k++)
-        for (int o = first_block * LANES; o < (first_block + blocks) * LANES; o++, to++)
-            if (k < known && o < from.out_channels) *to = from.kernel[static_cast<std::size_t>(o) * known + k];
+// Input by input (or TOGETHER of them), the weights of some output blocks; nothing where there is none. known: inputs that
+// there are. Returns the place behind them.
+template <typename T, typename Weight>
+Weight* lay(Weight* to, const Weights<T>& from, int known, int first_input, int inputs, int first_block, int blocks) {
+    constexpr int TOGETHER = Numbers<T>::TOGETHER;
+    for (int first = first_input; first < first_input + inputs; first += TOGETHER)
+        for (int o = first_block * LANES; o < (first_block + blocks) * LANES; o++)
+            for (int k = first; k < first + TOGETHER; k++, to++)
+                if (k < known && o < from.out_channels) *to = from.kernel[static_cast<std::size_t>(o) * known + k];
     return to;
 }
 
-// Panel by panel, input channel by input channel, the weights of the panel's output channels.
-// taps: of each input channel; channels are filled up to whole blocks only where there is one tap.
+// Of levels: what each result is of its sum of products, as a level.
+struct Line {
+    float scale, bias;
+};
+Line line_of(const Weights<Level>& from, int channel, int products, Levels in) {
+    const std::int8_t* kernel = from.kernel + static_cast<std::size_t>(channel) * products;
+    std::int64_t sum = 0;
+    for (int k = 0; k < products; k++) sum += kernel[k];
+    const double to = from.to.raw() ? 1 : from.to.scale, scale = static_cast<double>(in.scale) * from.steps[channel] / to;
+    const double bias = from.bias[channel] / to + from.to.zero - in.zero * scale * static_cast<double>(sum);
+    return {static_cast<float>(scale), static_cast<float>(bias)};
+}
+
+// In levels, which end themselves.
+Clamp in_levels(Clamp clamp, Levels to) {
+    if (to.raw()) return clamp;
+    const auto level = [to](float value) { return std::clamp(value / to.scale + static_cast<float>(to.zero), 0.0f, 255.0f); };
+    return {level(clamp.low), level(clamp.high)};
+}
+
 template <typename Packed>
-Packed pack(const Weights& from, int taps, const Panelling& panelling) {
+void set_results(Packed& packed, const Weights<float>& from, int, Levels) {
+    std::copy(from.bias, from.bias + from.out_channels, packed.bias.begin());
+    packed.clamp = from.clamp;
+}
+template <typename Packed>
+void set_results(Packed& packed, const Weights<Level>& from, int products, Levels in) {
+    for (int o = 0; o < from.out_channels; o++) {
+        const Line line = line_of(from, o, products, in);
+        packed.scale[o] = line.scale;
+        packed.bias[o] = line.bias;
+    }
+    packed.clamp = in_levels(from.clamp, from.to);
+}
+
+// Panel by panel, input channel by input channel, the weights of the panel's output channels.
+// taps: of each input channel; channels are filled up to whole blocks only where there is one tap. in: levels that are read.
+template <typename Packed, typename T>
+Packed pack(const Weights<T>& from, int taps, const Panelling& panelling, Levels in = {}) {
     const int known = from.in_channels * taps, inputs = taps == 1 ? blocks_of(known) * LANES : known;
     Packed packed = with_room<Packed>(from, inputs, panelling);
-    float* to = packed.values.data();
+    auto* to = packed.values.data();
     for (int p = 0; p < panelling.count(packed.out_blocks); p++) {
         const auto [first, blocks] = panelling.at(packed.out_blocks, p);
         to = lay(to, from, known, 0, inputs, first, panelling.room(blocks));
     }
+    set_results(packed, from, known, in);
     return packed;
 }
 
 // For each panel of inputs: for eight output blocks together, and then for single ones, input by input, their weights.
-template <typename Packed>
-Packed pack_dense(const Weights& from, const Panelling& panelling) {
+template <typename Packed, typename T>
+Packed pack_dense(const Weights<T>& from, const Panelling& panelling, Levels in) {
     Packed packed = with_room<Packed>(from, blocks_of(from.in_channels) * LANES, panelling);
-    float* to = packed.values.data();
+    auto* to = packed.values.data();
     for (int p = 0; p < panelling.count(packed.in_blocks); p++) {
         const auto [first, blocks] = panelling.at(packed.in_blocks, p);
         for (int out = 0, together; out < packed.out_blocks; out += together) {
@@ -87,45 +123,101 @@ Packed pack_dense(const Weights& from, const Panelling& panelling) {
             to = lay(to, from, from.in_channels, first * LANES, blocks * LANES, out, together);
         }
     }
+    set_results(packed, from, from.in_channels, in);
     return packed;
+}
+
+void set_filter(std::vector<FilterBlock<float>>& blocks, Clamp& clamp, const Weights<float>& from, Levels) {
+    for (int c = 0; c < from.out_channels; c++) {
+        FilterBlock<float>& to = blocks[c / LANES];
+        for (int k = 0; k < 9; k++) to.taps[k][c % LANES] = from.kernel[c * 9 + k];
+        to.bias[c % LANES] = from.bias[c];
+    }
+    clamp = from.clamp;
+}
+void set_filter(std::vector<FilterBlock<Level>>& blocks, Clamp& clamp, const Weights<Level>& from, Levels in) {
+    for (int c = 0; c < from.out_channels; c++) {
+        FilterBlock<Level>& to = blocks[c / LANES];
+        for (int k = 0; k < 9; k++) to.taps[k / 3][c % LANES][k % 3] = from.kernel[c * 9 + k];
+        const Line line = line_of(from, c, 9, in);
+        to.scale[c % LANES] = line.scale;
+        to.bias[c % LANES] = line.bias;
+    }
+    clamp = in_levels(from.clamp, from.to);
+}
+
+// Weights of one sign of each two that are summed in 16 bits (levels.h) must not be more together than those can hold.
+// row: weights that are paired among themselves.
+void require_pairs(const Weights<float>&, int, int) {}
+void require_pairs(const Weights<Level>& from, int products, int row) {
+    const std::ptrdiff_t all = static_cast<std::ptrdiff_t>(from.out_channels) * products;
+    for (const std::int8_t* at = from.kernel; at < from.kernel + all; at += row)
+        for (int k = 0; k < row; k += 2) {
+            const int one = at[k], other = k + 1 < row ? at[k + 1] : 0;
+            require(std::max(one, 0) + std::max(other, 0) <= 128 && std::min(one, 0) + std::min(other, 0) >= -128,
+                    "two weights side by side are too large together; use 63 steps to each side");
+        }
+}
+
+// Steps must have a width, and results levels or none.
+void require_levels(const Levels& levels) {
+    require(levels.scale >= 0 && levels.scale < 1e30f && levels.zero >= 0 && levels.zero <= 255,
+            "levels have no width, or no zero");
 }
 
 }  // namespace
 
-Ahead Network::ahead(const Packed& packed, int panel) const {
+template <typename T>
+Ahead Network<T>::ahead(const Packed<T>& packed, int panel) const {
     const Panelling& panelling = kernels_.panelling;
     const auto [first, blocks] = panelling.at(packed.out_blocks, panel);
     const std::ptrdiff_t block = packed.values.size() / panelling.room(packed.out_blocks);
-    return {packed.values.data() + first * block, blocks * block};
+    return {reinterpret_cast<const char*>(packed.values.data() + first * block),
+            static_cast<std::ptrdiff_t>(blocks * block * sizeof(Weight))};
 }
 
-int Network::Geometry::padded_width() const {
+template <typename T>
+int Network<T>::Geometry::padded_width() const {
     // Up to the last tap of the last pixel, and all of the map, which may reach further.
     return std::max((out_width - 1) * stride + 2 * dilation + 1, pad_left + in_width);
 }
 
-std::ptrdiff_t Network::Stage::stem_floats() const { return 9 * rounded_up(stem_geometry.padded_width()); }
+template <typename T>
+std::ptrdiff_t Network<T>::Stage::stem_floats() const {
+    return 9 * rounded_up(stem_geometry.padded_width() * sizeof(float)) / sizeof(float);
+}
 
-Network::Network(int height, int width, int threads, const Kernels& kernels)
+template <typename T>
+Network<T>::Network(int height, int width, int threads, const Kernels<T>& kernels)
     : height_(height), width_(width), kernels_(kernels), claims_per_step_(std::max(2, (threads + 1) / 2)),
       team_(threads), barrier_(threads) {
     require(height >= 1 && width >= 1 && height <= 1 << 14 && width <= 1 << 14, "the input has no size, or is too large");
     require(threads >= 1 && threads <= 1024, "1 to 1024 threads are possible");
 }
 
-const Network::Map& Network::map(ValueId value) const {
+template <typename T>
+const typename Network<T>::Map& Network<T>::map(ValueId value) const {
     if (value < 0 || value >= static_cast<int>(maps_.size()))
         throw std::invalid_argument("there is no map " + std::to_string(value));
     return maps_[value];
 }
 
-ValueId Network::add(Step&& step, int channels, int height, int width) {
+// What layers read is rounded; floats among levels are for results alone.
+template <typename T>
+void Network<T>::check_levels(const Map& map) const {
+    if constexpr (std::is_same_v<T, Level>) require(!map.levels.raw(), "a map of floats is read where levels must be");
+}
+
+template <typename T>
+ValueId Network<T>::add(Step&& step, int channels, int height, int width, Levels levels) {
     require(!finished_, "the network is finished");
+    require_levels(levels);
     Map map;
     map.channels = channels;
     map.blocks = blocks_of(channels);
     map.height = height;
     map.width = width;
+    map.levels = levels;
     map.by_rows = !is_small(height, width);
     step.out = static_cast<ValueId>(maps_.size());
     maps_.push_back(map);
@@ -133,39 +225,60 @@ ValueId Network::add(Step&& step, int channels, int height, int width) {
     return steps_.back().out;
 }
 
-void Network::check_stem(const Stem& stem) const {
+template <typename T>
+void Network<T>::check_stem(const Stem& stem) const {
     require(stem.weights.in_channels == 3, "the stem reads three colours");
     require(stem.pad_top >= 0 && stem.pad_left >= 0 && stem.pad_top <= 2 && stem.pad_left <= 2,
             "the stem has other padding than 0 to 2");
     require(fits(stem.out_height, 2, stem.pad_top, height_) && fits(stem.out_width, 2, stem.pad_left, width_),
             "the stem's result is larger than the pictures allow");
+    require_levels(stem.weights.to);
+    if constexpr (std::is_same_v<T, Level>) require(!stem.weights.to.raw(), "the stem's result needs levels");
 }
 
-ValueId Network::stem(const Stem& stem) {
-    check_stem(stem);
+template <typename T>
+typename Network<T>::Stage Network<T>::stem_stage(const Stem& stem, Levels to) const {
     Stage stage;
     stage.makes = Stage::First::STEM;
-    stage.first = pack<Packed>(stem.weights, 9, kernels_.panelling);
+    stage.stem = pack<Packed<float>>(stem.weights, 9, kernels_.panelling);
+    if (!to.raw()) {
+        // Its weights give levels at once.
+        for (float& value : stage.stem.values) value /= to.scale;
+        for (float& value : stage.stem.bias) value = value / to.scale + static_cast<float>(to.zero);
+        stage.stem.clamp = in_levels(stem.weights.clamp, to);
+    }
     stage.stem_geometry = {2, 1, stem.pad_top, stem.pad_left, stem.out_height, stem.out_width, height_, width_};
-    Step step{.kind = Kind::STEM};
-    step.stages.push_back(std::move(stage));
-    return add(std::move(step), stem.weights.out_channels, stem.out_height, stem.out_width);
+    return stage;
 }
 
-Network::Stage Network::stage_of(const Map& in, const std::optional<Weights>& expand, const std::optional<Stem>& stem,
-                                 const Filter& filter, const Weights& project, bool shortcut) const {
+template <typename T>
+ValueId Network<T>::stem(const Stem& stem) {
+    check_stem(stem);
+    Step step{.kind = Kind::STEM};
+    step.stages.push_back(stem_stage(stem, stem.weights.to));
+    return add(std::move(step), stem.weights.out_channels, stem.out_height, stem.out_width, stem.weights.to);
+}
+
+template <typename T>
+typename Network<T>::Stage Network<T>::stage_of(const Map& in, const std::optional<Weights<T>>& expand,
+                                                const std::optional<Stem>& stem, const Filter<T>& filter,
+                                                const Weights<T>& project, bool shortcut) const {
     Stage stage;
+    check_levels(in);
+    Levels filtered = in.levels;
     if (stem) {
-        stage.makes = Stage::First::STEM;
-        stage.first = pack<Packed>(stem->weights, 9, kernels_.panelling);
-        stage.stem_geometry = {2, 1, stem->pad_top, stem->pad_left, stem->out_height, stem->out_width, height_, width_};
+        stage = stem_stage(*stem, stem->weights.to);
     } else if (expand) {
         require(expand->in_channels == in.channels, "the expansion does not fit the map");
+        require_levels(expand->to);
+        require_pairs(*expand, expand->in_channels, expand->in_channels);
+        filtered = expand->to;
         stage.makes = Stage::First::EXPAND;
-        stage.first = pack<Packed>(*expand, 1, kernels_.panelling);
+        stage.expand = pack<Packed<T>>(*expand, 1, kernels_.panelling, in.levels);
     }
-    require(filter.channels == (expand ? expand->out_channels : in.channels), "the filter does not fit the map");
-    require(project.in_channels == filter.channels, "the projection does not fit the filter");
+    const Weights<T>& taps = filter.weights;
+    require(taps.out_channels == (expand ? expand->out_channels : in.channels), "the filter does not fit the map");
+    require(project.in_channels == taps.out_channels, "the projection does not fit the filter");
     require(filter.stride >= 1 && filter.stride <= 2 && filter.dilation >= 1 && filter.dilation <= 1 << 10 &&
                 filter.pad_top >= 0 && filter.pad_left >= 0 && filter.pad_top <= 2 * filter.dilation &&
                 filter.pad_left <= 2 * filter.dilation,
@@ -176,24 +289,32 @@ Network::Stage Network::stage_of(const Map& in, const std::optional<Weights>& ex
     require(!shortcut || (filter.out_height == in.height && filter.out_width == in.width &&
                           project.out_channels == in.channels),
             "the shortcut does not fit the result");
-    stage.shortcut = shortcut;
-    stage.blocks = blocks_of(filter.channels);
-    stage.filter.assign(static_cast<std::size_t>(stage.blocks) * 10 * LANES, 0.0f);
-    for (int c = 0; c < filter.channels; c++) {
-        float* to = stage.filter.data() + static_cast<std::size_t>(c / LANES) * 10 * LANES + c % LANES;
-        for (int k = 0; k < 9; k++) to[k * LANES] = filter.kernel[c * 9 + k];
-        to[9 * LANES] = filter.bias[c];
+    require_levels(taps.to);
+    require_pairs(taps, 9, 3);
+    require_pairs(project, project.in_channels, project.in_channels);
+    if constexpr (std::is_same_v<T, Level>) {
+        require(!filtered.raw() && !taps.to.raw(), "what is expanded or filtered needs levels");
+        require(!shortcut || !project.to.raw(), "a result with a shortcut needs levels");
     }
-    stage.filter_clamp = filter.clamp;
-    stage.project = pack<Packed>(project, 1, kernels_.panelling);
+    stage.shortcut = shortcut;
+    stage.zero = static_cast<T>(filtered.zero);
+    stage.blocks = blocks_of(taps.out_channels);
+    stage.filter.assign(stage.blocks, FilterBlock<T>{});
+    set_filter(stage.filter, stage.filter_clamp, taps, filtered);
+    stage.project = pack<Packed<T>>(project, 1, kernels_.panelling, taps.to);
+    if (shortcut && !project.to.raw()) {
+        stage.project.shortcut = in.levels.scale / project.to.scale;
+        for (float& bias : stage.project.bias) bias -= static_cast<float>(in.levels.zero) * stage.project.shortcut;
+    }
     stage.geometry = {filter.stride,     filter.dilation,  filter.pad_top, filter.pad_left,
                       filter.out_height, filter.out_width, in.height,      in.width};
     stage.band_rows = in.width > WIDEST_OF_TWO_ROWS ? 1 : 2;
     return stage;
 }
 
-ValueId Network::block(ValueId in, const std::optional<Weights>& expand, const std::optional<Stem>& stem,
-                       const Filter& filter, const Weights& project, bool shortcut) {
+template <typename T>
+ValueId Network<T>::block(ValueId in, const std::optional<Weights<T>>& expand, const std::optional<Stem>& stem,
+                          const Filter<T>& filter, const Weights<T>& project, bool shortcut) {
     Map before;
     if (stem) {
         require(!expand && !shortcut, "a block on the stem has neither expansion nor shortcut");
@@ -201,28 +322,44 @@ ValueId Network::block(ValueId in, const std::optional<Weights>& expand, const s
         before.channels = stem->weights.out_channels;
         before.height = stem->out_height;
         before.width = stem->out_width;
+        before.levels = stem->weights.to;
         in = -1;
     } else {
         before = map(in);
     }
     Step step{.kind = !stem && is_small(before.height, before.width) ? Kind::BLOCK_BY_IMAGE : Kind::BLOCKS_BY_ROWS, .in = in};
     step.stages.push_back(stage_of(before, expand, stem, filter, project, shortcut));
-    return add(std::move(step), project.out_channels, filter.out_height, filter.out_width);
+    return add(std::move(step), project.out_channels, filter.out_height, filter.out_width, project.to);
 }
 
-ValueId Network::pointwise(ValueId in, const Weights& weights, ValueId bias) {
+template <typename T>
+ValueId Network<T>::pointwise(ValueId in, const Weights<T>& weights, ValueId bias) {
     require(weights.in_channels == map(in).channels, "the convolution does not fit the map");
     require(bias == -1 || (map(bias).channels == weights.out_channels && map(bias).height * map(bias).width == 1),
             "the bias does not fit its convolution");
+    require(bias == -1 || map(bias).levels.raw(), "the bias must be floats");
+    check_levels(maps_[in]);
+    require_levels(weights.to);
+    require_pairs(weights, weights.in_channels, weights.in_channels);
     Step step{.kind = Kind::POINTWISE, .in = in, .other = bias};
-    step.weights = pack<Packed>(weights, 1, kernels_.panelling);
-    return add(std::move(step), weights.out_channels, maps_[in].height, maps_[in].width);
+    Weights<T> own = weights;
+    const std::vector<float> none(bias < 0 ? 0 : weights.out_channels);
+    if (bias >= 0) own.bias = none.data();
+    step.weights = pack<Packed<T>>(own, 1, kernels_.panelling, maps_[in].levels);
+    if (!weights.to.raw()) step.scale = 1 / weights.to.scale;
+    return add(std::move(step), weights.out_channels, maps_[in].height, maps_[in].width, weights.to);
 }
 
-ValueId Network::enlarge_on(ValueId in, ValueId on, Clamp clamp) {
+template <typename T>
+ValueId Network<T>::enlarge_on(ValueId in, ValueId on, Clamp clamp, Levels to) {
     require(map(in).channels == map(on).channels, "the maps have other numbers of channels");
+    require(map(in).levels.raw() && map(on).levels.raw(), "maps must be floats to be enlarged and added");
+    require_levels(to);
+    if constexpr (std::is_same_v<T, Level>) require(!to.raw(), "what is enlarged and added needs levels");
     Step step{.kind = Kind::ENLARGE, .in = in, .other = on};
-    step.clamp = clamp;
+    step.clamp = in_levels(clamp, to);
+    if (!to.raw()) step.scale = 1 / to.scale;
+    step.offset = static_cast<float>(to.zero);
     const int width = maps_[on].width, from = maps_[in].width;
     for (int x = 0; x < width; x++) {
         const double place = width == 1 ? 0.0 : static_cast<double>(x) * (from - 1) / (width - 1);
@@ -231,52 +368,80 @@ ValueId Network::enlarge_on(ValueId in, ValueId on, Clamp clamp) {
         step.right.push_back(std::min(left + 1, from - 1));
         step.across.push_back(static_cast<float>(place - left));
     }
-    return add(std::move(step), maps_[on].channels, maps_[on].height, width);
+    return add(std::move(step), maps_[on].channels, maps_[on].height, width, to);
 }
 
-ValueId Network::pooled(ValueId in, const Weights& weights, const Weights& dense) {
+template <typename T>
+ValueId Network<T>::pooled(ValueId in, const Weights<T>& weights, const Weights<T>& dense, Levels mean) {
     require(weights.in_channels == map(in).channels, "the convolution does not fit the map");
     require(dense.in_channels == weights.out_channels, "the dense layer does not fit the convolution");
+    check_levels(maps_[in]);
+    require_levels(weights.to);
+    require_levels(mean);
+    require_pairs(weights, weights.in_channels, weights.in_channels);
+    require_pairs(dense, dense.in_channels, dense.in_channels);
+    if constexpr (std::is_same_v<T, Level>) require(!weights.to.raw() && !mean.raw(), "what is pooled needs levels");
+    require(dense.to.raw(), "the dense layer's result must be floats");
     Step step{.kind = Kind::POOLED, .in = in};
-    step.weights = pack<Packed>(weights, 1, kernels_.panelling);
-    step.dense = pack_dense<Packed>(dense, kernels_.panelling);
+    step.weights = pack<Packed<T>>(weights, 1, kernels_.panelling, maps_[in].levels);
+    step.dense = pack_dense<Packed<T>>(dense, kernels_.panelling, mean);
+    if (!mean.raw()) {
+        step.scale = weights.to.scale / mean.scale;
+        step.offset = static_cast<float>(mean.zero) - static_cast<float>(weights.to.zero) * step.scale;
+    }
     step.groups = std::min(MOST_GROUPS, kernels_.panelling.count(step.weights.out_blocks));
-    return add(std::move(step), dense.out_channels, 1, 1);
+    return add(std::move(step), dense.out_channels, 1, 1, {});
 }
 
-ValueId Network::mean(ValueId in) {
-    return add(Step{.kind = Kind::MEAN, .in = in}, map(in).channels, 1, 1);
+template <typename T>
+ValueId Network<T>::mean(ValueId in, Levels to) {
+    require_levels(to);
+    check_levels(map(in));
+    Step step{.kind = Kind::MEAN, .in = in};
+    if constexpr (std::is_same_v<T, Level>) {
+        require(!to.raw(), "a mean needs levels");
+        step.scale = maps_[in].levels.scale / to.scale;
+        step.offset = static_cast<float>(to.zero) - static_cast<float>(maps_[in].levels.zero) * step.scale;
+    }
+    return add(std::move(step), maps_[in].channels, 1, 1, to);
 }
 
-void Network::output(ValueId value, Order order) {
+template <typename T>
+void Network<T>::output(ValueId value, Order order) {
     require(!finished_, "the network is finished");
-    map(value);
+    require(map(value).levels.raw(), "an output must be floats");
     outputs_.emplace_back(value, order);
 }
 
-void Network::finish() {
+template <typename T>
+void Network<T>::finish() {
     require(!finished_ && !steps_.empty(), "the network is finished, or empty");
     join_blocks();
     plan_scratch();
     plan_arena();
     for (std::size_t s = 0; s + 1 < steps_.size(); s++) {
         const Step& next = steps_[s + 1];
-        if (next.stages.empty()) steps_[s].then = &next.weights;
-        else steps_[s].then = next.stages[0].makes == Stage::First::NONE ? &next.stages[0].project : &next.stages[0].first;
+        if (next.stages.empty()) {
+            steps_[s].then = &next.weights;
+        } else {
+            const Stage& first = next.stages[0];
+            steps_[s].then = first.makes == Stage::First::EXPAND ? &first.expand : &first.project;
+        }
+        if (steps_[s].then->values.empty()) steps_[s].then = nullptr;
     }
     claims_ = std::make_unique<std::atomic<int>[]>(steps_.size() * claims_per_step_);
     finished_ = true;
 }
 
 // A large map that only the next block reads is never whole either: that block has its rows made as it needs them.
-void Network::join_blocks() {
+template <typename T>
+void Network<T>::join_blocks() {
     std::vector<Step> joined;
     for (auto& step : steps_) {
         const auto reads = [&step](const Step& other) { return other.in == step.in || other.other == step.in; };
         const bool by_rows = step.kind == Kind::BLOCKS_BY_ROWS && step.in >= 0 && !step.stages.front().shortcut;
         if (by_rows && !joined.empty() && joined.back().kind == Kind::BLOCKS_BY_ROWS && joined.back().out == step.in &&
-            maps_[step.in].size() * sizeof(float) > LARGEST_KEPT &&
-            std::count_if(steps_.begin(), steps_.end(), reads) == 1 &&
+            maps_[step.in].bytes() > LARGEST_KEPT && std::count_if(steps_.begin(), steps_.end(), reads) == 1 &&
             std::none_of(outputs_.begin(), outputs_.end(), [&](const auto& each) { return each.first == step.in; })) {
             joined.back().stages.push_back(std::move(step.stages.front()));
             joined.back().out = step.out;
@@ -288,23 +453,27 @@ void Network::join_blocks() {
 }
 
 // What each thread, and all of them together, need beside maps while a step runs.
-void Network::plan_scratch() {
+template <typename T>
+void Network<T>::plan_scratch() {
     std::size_t most_stages = 1, most_rows = 1;
     for (auto& step : steps_) {
-        std::size_t& floats = step.thread_scratch;
-        const auto take = [&floats](std::size_t some) { return std::exchange(floats, floats + rounded_up(some)); };
+        std::size_t& bytes = step.thread_scratch;
+        const auto take = [&bytes](std::size_t size, std::size_t count) {
+            return std::exchange(bytes, bytes + rounded_up(size * count));
+        };
         const Stage* before = nullptr;
         for (auto& stage : step.stages) {
             if (step.kind == Kind::STEM) {
-                stage.read = take(stage.stem_floats());
+                stage.read = take(sizeof(float), stage.stem_floats());
             } else if (step.kind == Kind::BLOCKS_BY_ROWS) {
                 const Geometry& g = stage.geometry;
                 const std::size_t rows = stage.ring_rows();
-                stage.ring = take(rows * stage.blocks * stage.padded());
-                stage.zeros = take(stage.padded());
-                stage.filtered = take(static_cast<std::size_t>(stage.band_rows) * stage.blocks * g.out_width * LANES);
-                if (stage.makes == Stage::First::STEM) stage.read = take(rows * stage.stem_floats());
-                if (before) stage.read = take(rows * before->project.out_blocks * g.in_width * LANES);
+                stage.ring = take(sizeof(T), rows * stage.blocks * stage.padded());
+                stage.zeros = take(sizeof(T), stage.padded());
+                stage.filtered =
+                    take(sizeof(T), static_cast<std::size_t>(stage.band_rows) * stage.blocks * g.out_width * LANES);
+                if (stage.makes == Stage::First::STEM) stage.read = take(sizeof(float), rows * stage.stem_floats());
+                if (before) stage.read = take(sizeof(T), rows * before->project.out_blocks * g.in_width * LANES);
                 most_rows = std::max(most_rows, rows);
             } else {
                 const Geometry& g = stage.geometry;
@@ -315,25 +484,29 @@ void Network::plan_scratch() {
                     for (int x = 0; x < g.in_width; x++)
                         step.padded_pixels.push_back(
                             static_cast<int>((g.pad_top + y) * padded + (g.pad_left + x) * LANES));
-                take(kernels_.panelling.widest() * rows * padded);
+                take(sizeof(T), kernels_.panelling.widest() * rows * padded);
                 step.shared_scratch =
-                    rounded_up(static_cast<std::size_t>(stage.blocks) * g.out_height * g.out_width * LANES);
+                    rounded_up(sizeof(T) * stage.blocks * g.out_height * g.out_width * LANES);
             }
             before = &stage;
         }
         most_stages = std::max(most_stages, step.stages.size());
+        const Map* in = step.in < 0 ? nullptr : &maps_[step.in];
         if (step.kind == Kind::POOLED) {
-            take(static_cast<std::size_t>(kernels_.panelling.widest()) * (maps_[step.in].height * maps_[step.in].width + 1) * LANES);
-            step.shared_scratch = rounded_up(static_cast<std::size_t>(step.groups) * step.dense.out_blocks * LANES);
+            const std::size_t pixels = static_cast<std::size_t>(in->height) * in->width;
+            take(sizeof(T), kernels_.panelling.widest() * pixels * LANES);
+            take(sizeof(T), static_cast<std::size_t>(kernels_.panelling.widest()) * LANES);
+            step.shared_scratch = rounded_up(sizeof(Sum) * step.groups * step.dense.out_blocks * LANES);
         }
-        if (step.kind == Kind::MEAN && maps_[step.in].by_rows)
-            take(static_cast<std::size_t>(maps_[step.in].height) * LANES);
+        // The bias.
+        if (step.kind == Kind::POINTWISE && step.other >= 0) take(sizeof(float), step.weights.bias.size());
     }
     held_.assign(team_.size(), std::vector<std::vector<int>>(most_stages, std::vector<int>(most_rows)));
 }
 
 // Who lives when, and where: largest first, each as low as those that live at the same time allow.
-void Network::plan_arena() {
+template <typename T>
+void Network<T>::plan_arena() {
     struct Item {
         std::size_t size, offset;
         int first, last;
@@ -349,7 +522,7 @@ void Network::plan_arena() {
     for (const auto& [value, order] : outputs_) last[value] = steps;
     std::vector<Item> items, placed;
     for (std::size_t m = 0; m < maps_.size(); m++)
-        if (first[m] >= 0) items.push_back({rounded_up(maps_[m].size()), 0, first[m], last[m], &maps_[m].offset});
+        if (first[m] >= 0) items.push_back({rounded_up(maps_[m].bytes()), 0, first[m], last[m], &maps_[m].offset});
     for (int s = 0; s < steps; s++) {
         auto& step = steps_[s];
         items.push_back({step.shared_scratch + team_.size() * step.thread_scratch, 0, s, s, &step.scratch_offset});
@@ -365,17 +538,22 @@ void Network::plan_arena() {
             item.offset = std::max(item.offset, other->offset + other->size);
         }
         *item.to = item.offset;
-        arena_floats_ = std::max(arena_floats_, item.offset + item.size);
+        arena_bytes_ = std::max(arena_bytes_, item.offset + item.size);
         placed.push_back(item);
     }
-    memory_ = std::make_unique<float[]>(arena_floats_ + CACHE_LINE / sizeof(float));
+    // Room to begin at a line, and for the kernels that read behind a row.
+    memory_ = std::make_unique<std::byte[]>(arena_bytes_ + 2 * CACHE_LINE);
     const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
-    arena_ = memory_.get() + (CACHE_LINE - address % CACHE_LINE) % CACHE_LINE / sizeof(float);
+    arena_ = memory_.get() + (CACHE_LINE - address % CACHE_LINE) % CACHE_LINE;
 }
 
-std::size_t Network::output_size(std::size_t index) const {
+template <typename T>
+std::size_t Network<T>::output_size(std::size_t index) const {
     const Map& map = maps_[outputs_[index].first];
     return static_cast<std::size_t>(map.channels) * map.height * map.width;
 }
+
+template class Network<float>;
+template class Network<Level>;
 
 }  // namespace mobilenetv2

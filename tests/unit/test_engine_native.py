@@ -88,7 +88,7 @@ def check_drawn(seed: int) -> float:
     random = np.random.default_rng(seed)
     model = drawn_model(random)
     images = pictures(model, count=int(random.integers(1, 4)), seed=seed)
-    kernels = native.kernels()[seed % len(native.kernels())]
+    kernels = native.Network.kernels()[seed % len(native.Network.kernels())]
     found = engine(model, int(random.integers(1, 5)), kernels).run(images)
     return furthest(found, in_float64(model, images))
 
@@ -106,7 +106,7 @@ def test_a_thousand_networks_answer_as_in_float64() -> None:
     assert np.median(found) < 5e-6
 
 
-@pytest.mark.parametrize("kernels", native.kernels())
+@pytest.mark.parametrize("kernels", native.Network.kernels())
 @pytest.mark.parametrize("name", ["cifar10", "bccd", "camvid"])
 def test_the_models_in_the_box(name: str, kernels: str) -> None:
     model = load_model_file(find_model(name))
@@ -205,7 +205,7 @@ def test_an_installation_without_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_onnxruntime_is_chosen_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "kernels", lambda: [engines.PORTABLE_KERNELS])
+    monkeypatch.setattr(native.Network, "kernels", lambda: [engines.PORTABLE_KERNELS])
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     slow = mobilenetv2.load()
     assert slow.engine_name == "onnxruntime"
@@ -238,7 +238,7 @@ def network() -> Any:
 
 def layer(out_channels: int, in_channels: int, taps: int = 1) -> tuple[Any, ...]:
     kernel = np.zeros((out_channels, in_channels, taps, taps), np.float32)
-    return kernel, np.zeros(out_channels, np.float32), 0.0, 6.0
+    return kernel, np.zeros(out_channels, np.float32), 0.0, 6.0, None, 0.0, 0
 
 
 def test_layers_that_do_not_fit_are_refused_before_anything_runs(network: Any) -> None:

@@ -1,7 +1,8 @@
 """The fused engine: the expanded map of a block never lies in memory as a whole (Sec. 5.1). See native/README.md.
 
-Here a model file becomes layers for the compiled part, which packs, plans and runs them. It knows MobileNet's parts:
-the stem, blocks of [1x1,] 3x3 depthwise and 1x1, single 1x1 convolutions, the mean over a map, and enlarging.
+Here a model file becomes layers for the compiled part, which packs, plans and runs them, in float32 or in 8 bits. It
+knows MobileNet's parts: the stem, blocks of [1x1,] 3x3 depthwise and 1x1, single 1x1 convolutions, the mean over a map,
+and enlarging.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.numerics import NUMERICS
 from mobilenetv2.runtime.engine import all_threads, check_threads
-from mobilenetv2.runtime.graph_network import convolution_pads, layer_weights
+from mobilenetv2.runtime.graph_network import convolution_pads, layer_weights, quantise_kernel, range_levels
 from mobilenetv2.segmenter import BACKBONE as SEGMENTER_BACKBONE
 from mobilenetv2.segmenter import SKIPS, Segmenter, segmenter_layers
 
@@ -28,16 +29,20 @@ _CLAMPS = {"relu6": (0.0, 6.0), "relu": (0.0, math.inf), "linear": (-math.inf, m
 
 
 class NativeEngine:
-    """A model file on the CPU, in float32."""
+    """A model file on the CPU."""
 
-    def __init__(self, model: ModelFile, *, threads: int | None = None, kernels: str = "") -> None:
-        """threads: of one run; None for one a core. kernels: one of `_native.kernels()`; the fastest if empty.
+    def __init__(
+        self, model: ModelFile, *, threads: int | None = None, int8: bool = False, kernels: str = ""
+    ) -> None:
+        """threads: of one run; None for one a core. int8: of a model that was prepared for it (`quantization.prepare`).
 
+        kernels: one of those that the network's class names; the fastest if empty.
         Raises UserError for a network with parts it does not know.
         """
         check_threads(threads)
-        self._network = _native.Network(*model.card.preprocessing.size_hw, threads or all_threads(), kernels)
-        self._outputs = _Builder(self._network, model).build()
+        network = _native.LevelNetwork if int8 else _native.Network
+        self._network = network(*model.card.preprocessing.size_hw, threads or all_threads(), kernels)
+        self._outputs = _Builder(self._network, _LevelLayers(model) if int8 else _FloatLayers(model), model).build()
         self._network.finish()
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -61,11 +66,66 @@ class _Map(NamedTuple):
 _Outputs = list[list[tuple[int, ...]]]
 
 
+class _FloatLayers:
+    """What the compiled part is told of a layer."""
+
+    def __init__(self, model: ModelFile) -> None:
+        self._model = model
+
+    def layer(
+        self, kernel: NDArray[np.float32], bias: NDArray[np.float32], activation: str, point: str
+    ) -> _native.Layer:
+        """point: the name of the result among `Card.activation_ranges`; empty if it stays float32."""
+        return kernel, bias, *_CLAMPS[activation], None, *self.levels(point)
+
+    def stem(self, plan: Convolution) -> _native.Layer:
+        return self.layer(*layer_weights(self._model, plan), plan.activation, _point(plan))
+
+    def levels(self, point: str) -> tuple[float, int]:
+        """Scale and zero of a result; scale 0 for none."""
+        return 0.0, 0
+
+
+class _LevelLayers(_FloatLayers):
+    """The same in 8 bits: kernels as steps, results on the levels of the card's ranges, as `Int8Network` has them."""
+
+    def layer(
+        self, kernel: NDArray[np.float32], bias: NDArray[np.float32], activation: str, point: str
+    ) -> _native.Layer:
+        steps, widths = quantise_kernel(kernel)
+        return steps, bias, *_CLAMPS[activation], widths, *self.levels(point)
+
+    def stem(self, plan: Convolution) -> _native.Layer:
+        # The input stays float32, and so does what reads it. Its weights are on their levels already.
+        return super().layer(*layer_weights(self._model, plan), plan.activation, _point(plan))
+
+    def levels(self, point: str) -> tuple[float, int]:
+        if not point:
+            return 0.0, 0
+        ranges, name = self._model.card.activation_ranges, self._model.card.name
+        if point not in ranges:
+            raise UserError(
+                f"engine 'native' needs the range of {point!r} of {name!r}, which its card does not know; "
+                "use 'onnxruntime' for it"
+            )
+        scale, zero = range_levels(*ranges[point])
+        return float(scale), int(zero)
+
+
+def _point(plan: Convolution) -> str:
+    """Where a layer's result is rounded; nowhere if it is a raw output."""
+    if not plan.has_norm:
+        return ""
+    return f"{plan.name}.add" if plan.shortcut else plan.name
+
+
 class _Builder:
     """Finds in a row of convolutions the blocks that the engine knows."""
 
-    def __init__(self, network: _native.Network, model: ModelFile) -> None:
-        self._network, self._model = network, model
+    def __init__(
+        self, network: _native.Network | _native.LevelNetwork, layers: _FloatLayers, model: ModelFile
+    ) -> None:
+        self._network, self._layers, self._model = network, layers, model
         self._padding = NUMERICS[model.card.architecture.numerics].padding
         self._maps: dict[str, _Map] = {}
 
@@ -82,12 +142,14 @@ class _Builder:
     def _classifier(self, architecture: Architecture) -> _Outputs:
         *convolutions, last = trunk(architecture)
         weight, bias = (self._model.tensors[f"classifier.{part}"] for part in ("weight", "bias"))
-        dense = (weight, bias, *_CLAMPS["linear"])
+        dense = self._layers.layer(weight, bias, "linear", "")
+        mean = self._layers.levels(f"{last.name}.pool")
         if architecture.name == "mobilenet_v2":
             # Only the mean of the last 1x1 convolution is wanted; a MobileNetV1 ends with a whole block.
-            logits = self._network.pooled(self._row(convolutions).value, self._layer(last), dense)
+            logits = self._network.pooled(self._row(convolutions).value, self._layer(last), dense, *mean)
         else:
-            logits = self._network.pointwise(self._network.mean(self._row([*convolutions, last]).value), dense)
+            x = self._row([*convolutions, last])
+            logits = self._network.pointwise(self._network.mean(x.value, *mean), dense)
         self._network.output(logits, True)
         return [[(architecture.num_classes,)]]
 
@@ -114,35 +176,40 @@ class _Builder:
             raise self._unknown("the pyramid's full 3x3 convolutions")
         last = self._row(layers.backbone, kept=f"{SEGMENTER_BACKBONE}.{SKIPS[segmenter.backbone]}")
         # The mean's share of the projection is the same for all pixels: it is their bias.
-        kernel, bias, low, high = self._layer(layers.project)
-        image = network.pointwise(network.mean(last.value), self._layer(layers.image))
+        kernel, bias = layer_weights(self._model, layers.project)
+        mean = network.mean(last.value, *self._layers.levels(f"{layers.backbone[-1].name}.pool"))
+        image = network.pointwise(mean, self._layer(layers.image))
         of_image = layers.image.out_channels
-        share = network.pointwise(image, (np.ascontiguousarray(kernel[:, :of_image]), bias, *_CLAMPS["linear"]))
+        of_mean, rest = (np.ascontiguousarray(part) for part in (kernel[:, :of_image], kernel[:, of_image:]))
+        share = network.pointwise(image, self._layers.layer(of_mean, bias, "linear", ""))
         point = network.pointwise(last.value, self._layer(layers.point))
-        rest = np.ascontiguousarray(kernel[:, of_image:]), bias, low, high
-        x = _Map(network.pointwise(point, rest, share), last.size_hw)
+        project = self._layers.layer(rest, bias, layers.project.activation, _point(layers.project))
+        x = _Map(network.pointwise(point, project, share), last.size_hw)
         if layers.skip:
             tap = self._maps[f"{SEGMENTER_BACKBONE}.{SKIPS[segmenter.backbone]}"]
-            skip, deep = self._row(layers.skip, start=tap), self._row(layers.deep, start=x)
-            joined = network.enlarge_on(deep.value, skip.value, *_CLAMPS["relu"])
+            skip, deep = self._row(layers.skip, start=tap, raw=True), self._row(layers.deep, start=x, raw=True)
+            levels = self._layers.levels("decoder.joined")
+            joined = network.enlarge_on(deep.value, skip.value, *_CLAMPS["relu"], *levels)
             x = self._row(layers.blocks, start=_Map(joined, skip.size_hw))
         logits = self._single(x, layers.classifier)
         network.output(logits.value, False)
         return [[(segmenter.num_classes, *logits.size_hw)]]
 
-    def _row(self, convolutions: Sequence[Convolution], *, start: _Map | None = None, kept: str = "") -> _Map:
+    def _row(
+        self, convolutions: Sequence[Convolution], *, start: _Map | None = None, kept: str = "", raw: bool = False
+    ) -> _Map:
         """Convolutions, each on the result of the one before it. start: None for the pictures. kept: one of them whose
-        result something else reads too."""
+        result something else reads too. raw: whether the last result stays float32."""
         x, rest = start, list(convolutions)
         while rest:
             plan = rest[0]
             if self._is_block(rest, 1) and plan.name != kept and not (x is None and rest[2].shortcut):
                 # Nothing else reads what the first one makes, so it need not be whole.
-                x, used = self._block(x, *rest[:3]), 3
+                x, used = self._block(x, *rest[:3], raw=raw and len(rest) == 3), 3
             elif self._is_block(rest, 0):
-                x, used = self._block(x, None, *rest[:2]), 2
+                x, used = self._block(x, None, *rest[:2], raw=raw and len(rest) == 2), 2
             else:
-                x, used = self._single(x, plan), 1
+                x, used = self._single(x, plan, raw=raw and len(rest) == 1), 1
             self._maps[rest[used - 1].name] = x
             del rest[:used]
         assert x is not None
@@ -155,15 +222,17 @@ class _Builder:
         plain = not any(each.depthwise or each.shortcut for each in row[:at])
         return plain and len(parts) == 2 and parts[0].depthwise and (parts[1].kernel, parts[1].depthwise) == (1, False)
 
-    def _single(self, x: _Map | None, plan: Convolution) -> _Map:
+    def _single(self, x: _Map | None, plan: Convolution, *, raw: bool = False) -> _Map:
         if x is None:
             size_hw = self._model.card.preprocessing.size_hw
             return _Map(self._network.stem(self._stem(plan)), plan.out_size(size_hw))
         if plan.kernel != 1 or plan.shortcut:
             raise self._unknown(f"{plan.name!r}, a {plan.kernel}x{plan.kernel} convolution")
-        return _Map(self._network.pointwise(x.value, self._layer(plan)), x.size_hw)
+        return _Map(self._network.pointwise(x.value, self._layer(plan, raw=raw)), x.size_hw)
 
-    def _block(self, x: _Map | None, first: Convolution | None, plan: Convolution, project: Convolution) -> _Map:
+    def _block(
+        self, x: _Map | None, first: Convolution | None, plan: Convolution, project: Convolution, *, raw: bool
+    ) -> _Map:
         if plan.kernel != 3 or (first and x and first.kernel != 1):
             raise self._unknown(f"a block with {plan.name!r}")
         if project.shortcut and self._maps[project.shortcut] != x:
@@ -181,7 +250,7 @@ class _Builder:
             expand=self._layer(first) if first and x else None,
             stem=stem,
             filter=(self._layer(plan), plan.stride, plan.dilation, (top, left), out_hw),
-            project=self._layer(project),
+            project=self._layer(project, raw=raw),
             shortcut=project.shortcut is not None,
         )
         return _Map(value, out_hw)
@@ -191,10 +260,10 @@ class _Builder:
             raise self._unknown(f"{plan.name!r} as the first layer")
         size_hw = self._model.card.preprocessing.size_hw
         top, left, _, _ = convolution_pads(self._padding, size_hw, plan)
-        return self._layer(plan), (top, left), plan.out_size(size_hw)
+        return self._layers.stem(plan), (top, left), plan.out_size(size_hw)
 
-    def _layer(self, plan: Convolution) -> _native.Layer:
-        return *layer_weights(self._model, plan), *_CLAMPS[plan.activation]
+    def _layer(self, plan: Convolution, *, raw: bool = False) -> _native.Layer:
+        return self._layers.layer(*layer_weights(self._model, plan), plan.activation, "" if raw else _point(plan))
 
     def _unknown(self, what: str) -> UserError:
         return UserError(f"engine 'native' does not know {what} of {self._model.card.name!r}; use 'onnxruntime' for it")

@@ -57,7 +57,7 @@ def _check_fast() -> None:
     _fused_engine()
     from mobilenetv2 import _native
 
-    if _native.kernels()[0] == PORTABLE_KERNELS and platform.machine() in ("x86_64", "AMD64"):
+    if _native.Network.kernels()[0] == PORTABLE_KERNELS and platform.machine() in ("x86_64", "AMD64"):
         raise UserError(f"engine {FUSED_ENGINE!r} is slow on an x86 processor without AVX2")
 
 

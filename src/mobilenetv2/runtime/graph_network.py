@@ -218,15 +218,19 @@ class Int8Network(FloatNetwork):
     def rounded(self, value: str, name: str) -> str:
         if name not in self._ranges:
             return value
-        low, high = self._ranges[name]
-        scale = np.float32((high - low) / 255)
-        zero = np.uint8(np.clip(round(-low / float(scale)), 0, 255))
+        scale, zero = range_levels(*self._ranges[name])
         ends = self.graph.constant(scale), self.graph.constant(zero)
         levels = self.graph.node("QuantizeLinear", value, *ends)
         # A pool keeps scale and zero, so that runtimes have it in 8 bits too.
         found = self.graph.node("DequantizeLinear", levels, *ends, name=f"{name}.rounded")
         self._scales[found] = scale
         return found
+
+
+def range_levels(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """Of a range that holds 0: how far the 256 levels are apart, and which of them is 0."""
+    scale = np.float32((high - low) / 255)
+    return scale, np.uint8(np.clip(round(-low / float(scale)), 0, 255))
 
 
 def quantise_kernel(kernel: NDArray[Any], levels: int = WEIGHT_LEVELS) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
