@@ -21,7 +21,7 @@ test-all: .venv/ready
 
 # Every row of docs/exports.md that runs here and each target's own tests, in an environment of its own; writes the dated
 # record. RECORD= leaves that alone, TESTS=tests/exports/test_rows.py takes the rows alone.
-EXPORTS ?= onnx openvino litert executorch ncnn coreml
+EXPORTS ?= onnx native openvino litert executorch ncnn coreml
 RECORD ?= src/mobilenetv2/exports/validated.json
 TESTS ?= tests/exports
 
@@ -30,7 +30,7 @@ test-export: $(EXPORTS:%=test-export-%)
 test-export-%:
 	$(PYTHON) -m venv .export/$*
 	.export/$*/bin/pip install --quiet --upgrade pip
-	.export/$*/bin/pip install --quiet -e '.$(if $(filter onnx,$*),,[$*])' pytest
+	.export/$*/bin/pip install --quiet -e '.$(if $(filter onnx native,$*),,[$*])' pytest
 	MOBILENETV2_RECORD=$(if $(RECORD),$(CURDIR)/$(RECORD)) .export/$*/bin/pytest -q -p no:anyio $(TESTS) -k "$*"
 
 # The fused engine's core without Python: drawn networks against plain loops in double precision, for DRAW seconds.

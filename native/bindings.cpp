@@ -163,6 +163,13 @@ void bind(nb::module_& module, const char* name) {
 
 NB_MODULE(_native, module) {
     module.doc() = "The fused engine; see mobilenetv2.runtime.engine_native.";
+    module.def(
+        "burst",
+        [](int rounds) {
+            const nb::gil_scoped_release release;
+            return all_kernels<float>().front()->burst(rounds);
+        },
+        nb::arg("rounds"), "Multiply-adds of floats as fast as one core can; how many operations that were.");
     bind<float>(module, "Network");
     bind<Level>(module, "LevelNetwork");
 }

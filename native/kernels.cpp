@@ -34,7 +34,7 @@ ALWAYS_INLINE void finish_sums(const Vector (&sums)[PIXELS][VECTORS], int blocks
     }
 }
 
-template <Result RESULT, bool FETCHES, int VECTORS>
+template <Result RESULT, int VECTORS>
 void pointwise_panel(const Panels<float>& panels, Panel at, Run<const float> in, int pixels, Run<float> out, const int* out_pixels,
                      Run<const float> shortcut) {
     const float* panel = panels.values + static_cast<std::ptrdiff_t>(at.first) * panels.in_blocks * LANES * LANES;
@@ -44,10 +44,10 @@ void pointwise_panel(const Panels<float>& panels, Panel at, Run<const float> in,
         start_sums(sums, panels.bias + at.first * LANES);
         const float *from = in.at + x * LANES, *weights = panel;
         for (int block = 0; block < panels.in_blocks; block++, from += in.block) {
-            if constexpr (FETCHES) fetch.step();
+            fetch.step();
             UNROLL
             for (int k = 0; k < LANES; k++, weights += VECTORS * WIDTH) {
-                if constexpr (FETCHES) fetch.template share<LANES>(k);
+                fetch.share<LANES>(k);
                 multiply_channel<size.value, VECTORS, LANES>(sums, from + k, weights);
             }
         }
@@ -58,17 +58,12 @@ void pointwise_panel(const Panels<float>& panels, Panel at, Run<const float> in,
     });
 }
 
-template <Result RESULT, int VECTORS>
-auto pointwise_on(const Panels<float>& panels) {
-    return panels.ahead[0].at ? pointwise_panel<RESULT, true, VECTORS> : pointwise_panel<RESULT, false, VECTORS>;
-}
-
 void pointwise(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out, const int* out_pixels,
                Run<const float> shortcut) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
-        auto run = pointwise_on<Result::IN_A_ROW, vectors.value>(panels);
-        if (out_pixels) run = pointwise_on<Result::SCATTERED, vectors.value>(panels);
-        if (shortcut.at) run = pointwise_on<Result::ADDED, vectors.value>(panels);
+        auto run = pointwise_panel<Result::IN_A_ROW, vectors.value>;
+        if (out_pixels) run = pointwise_panel<Result::SCATTERED, vectors.value>;
+        if (shortcut.at) run = pointwise_panel<Result::ADDED, vectors.value>;
         run(panels, at, in, pixels, {out.at + at.first * out.block, out.block}, out_pixels,
             {shortcut.at ? shortcut.at + at.first * shortcut.block : nullptr, shortcut.block});
     });
@@ -196,6 +191,23 @@ void sum(const float* in, int pixels, float* sums) {
     store(sums, load<1>(sums) + ((parts[0] + parts[1]) + (parts[2] + parts[3])));
 }
 
+// Twelve sums, as two multipliers with 4 cycles of latency need eight.
+double burst(int rounds) {
+    Vector sums[12] = {}, factor = broadcast(0.5f);
+    keep_in_register(factor);
+    for (int round = 0; round < rounds; round++) {
+        UNROLL
+        for (int i = 0; i < 12; i++) {
+            sums[i] = sums[i] * factor + factor;
+            keep_in_register(sums[i]);
+        }
+    }
+    // Read, so that it is not left out.
+    [[maybe_unused]] volatile float last = 0;
+    for (int i = 0; i < 12; i++) last = half(sums[i], 0)[0];
+    return 2.0 * 12 * WIDTH * rounds;
+}
+
 void pointwise_raw(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out) {
     pointwise(panels, panel, in, pixels, out, nullptr, {nullptr, 0});
 }
@@ -204,6 +216,6 @@ void pointwise_raw(const Panels<float>& panels, int panel, Run<const float> in, 
 
 extern const Kernels<float> KERNELS_TABLE;
 const Kernels<float> KERNELS_TABLE = {pointwise, pointwise_raw, depthwise, stem, enlarge, dense, sum, PANELLING,
-                                      KERNELS_NAME};
+                                      KERNELS_NAME, burst};
 
 }  // namespace mobilenetv2

@@ -126,6 +126,8 @@ struct Kernels {
     void (*sum)(const T* in, int pixels, typename Numbers<T>::Sum* sums);
     Panelling panelling;
     const char* name;
+    // Multiply-adds of floats as fast as the processor can, for comparison; how many operations that were. Null for levels.
+    double (*burst)(int rounds);
 };
 
 // Those that this processor runs, the fastest first.

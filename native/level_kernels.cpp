@@ -34,11 +34,29 @@ ALWAYS_INLINE void multiply_together(Sums (&sums)[PIXELS][VECTORS], const Level*
 
 enum class Result { IN_A_ROW, SCATTERED, ADDED, RAW };
 
+// Up to four pixels of one vector, `count` of them, to the places that they have behind `to` (null: in a row).
+ALWAYS_INLINE void put_pixels(const Vector (&values)[4], int count, Clamp clamp, Level* to, std::ptrdiff_t block, bool both,
+                              const int* places) {
+    alignas(64) Level levels[4 * WIDTH];
+    four_pixels(values, clamp, levels);
+    constexpr std::size_t ALL = 4 * LANES;
+    if (count == 4 && (!places || places[3] - places[0] == 3 * LANES)) {
+        if (places) to += places[0];
+        std::memcpy(to, levels, ALL);
+        if (both) std::memcpy(to + block, levels + ALL, ALL);
+        return;
+    }
+    for (int p = 0; p < count; p++) {
+        const std::ptrdiff_t place = places ? places[p] : p * LANES;
+        std::memcpy(to + place, levels + p * LANES, LANES);
+        if (both) std::memcpy(to + block + place, levels + ALL + p * LANES, LANES);
+    }
+}
+
 // As in kernels.cpp.
 template <Result RESULT, int PIXELS, int VECTORS, typename T>
 ALWAYS_INLINE void finish_sums(const Sums (&sums)[PIXELS][VECTORS], const Panels<Level>& panels, Panel at, Run<T> out,
                                const int* out_pixels, Run<const Level> shortcut) {
-    const Vector low = broadcast(panels.clamp.low), high = broadcast(panels.clamp.high);
     const Vector of_shortcut = broadcast(panels.shortcut);
     UNROLL
     for (int n = 0; n < VECTORS; n++) {
@@ -49,23 +67,37 @@ ALWAYS_INLINE void finish_sums(const Sums (&sums)[PIXELS][VECTORS], const Panels
         T* block = out.at + n * SPAN * out.block;
         const Level* on = RESULT == Result::ADDED ? shortcut.at + n * SPAN * shortcut.block : nullptr;
         UNROLL
-        for (int p = 0; p < PIXELS; p++) {
-            Vector values = to_floats(sums[p][n]) * scale + bias;
-            if constexpr (RESULT == Result::ADDED)
-                values += load_levels(on + p * LANES, both ? on + shortcut.block + p * LANES : nullptr) * of_shortcut;
-            values = clamp(values, low, high);
-            T* to = block + (RESULT == Result::SCATTERED ? out_pixels[p] : p * LANES);
+        for (int first = 0; first < PIXELS; first += 4) {
+            Vector values[4] = {};
+            UNROLL
+            for (int i = 0; i < 4; i++) {
+                if (first + i >= PIXELS) continue;
+                values[i] = to_floats(sums[first + i][n]) * scale + bias;
+                if constexpr (RESULT == Result::ADDED) {
+                    const Level* pixel = on + (first + i) * LANES;
+                    values[i] += load_levels(pixel, both ? pixel + shortcut.block : nullptr) * of_shortcut;
+                }
+            }
+            const int count = PIXELS - first < 4 ? PIXELS - first : 4;
             if constexpr (RESULT == Result::RAW) {
-                store(to, half(values, 0));
-                if (both) store(to + out.block, half(values, 1));
+                const Vector low = broadcast(panels.clamp.low), high = broadcast(panels.clamp.high);
+                UNROLL
+                for (int i = 0; i < 4; i++) {
+                    if (first + i >= PIXELS) continue;
+                    const Vector value = clamp(values[i], low, high);
+                    store(block + (first + i) * LANES, half(value, 0));
+                    if (both) store(block + out.block + (first + i) * LANES, half(value, 1));
+                }
+            } else if constexpr (RESULT == Result::SCATTERED) {
+                put_pixels(values, count, panels.clamp, block, out.block, both, out_pixels + first);
             } else {
-                store_levels(to, both ? to + out.block : nullptr, values);
+                put_pixels(values, count, panels.clamp, block + first * LANES, out.block, both, nullptr);
             }
         }
     }
 }
 
-template <Result RESULT, bool FETCHES, int VECTORS, typename T>
+template <Result RESULT, int VECTORS, typename T>
 void pointwise_panel(const Panels<Level>& panels, Panel at, Run<const Level> in, int pixels, Run<T> out,
                      const int* out_pixels, Run<const Level> shortcut) {
     constexpr int MOST = most_pixels_of_levels(VECTORS);
@@ -76,10 +108,10 @@ void pointwise_panel(const Panels<Level>& panels, Panel at, Run<const Level> in,
         const Level* from = in.at + x * LANES;
         const Weight* weights = panel;
         for (int block = 0; block < panels.in_blocks; block++, from += in.block) {
-            if constexpr (FETCHES) fetch.step();
+            fetch.step();
             UNROLL
             for (int k = 0; k < LANES / TOGETHER; k++, weights += VECTORS * WIDTH * TOGETHER) {
-                if constexpr (FETCHES) fetch.template share<LANES / TOGETHER>(k);
+                fetch.share<LANES / TOGETHER>(k);
                 multiply_together<size.value, VECTORS>(sums, from + k * TOGETHER, weights);
             }
         }
@@ -90,17 +122,12 @@ void pointwise_panel(const Panels<Level>& panels, Panel at, Run<const Level> in,
     });
 }
 
-template <Result RESULT, int VECTORS, typename T>
-auto pointwise_on(const Panels<Level>& panels) {
-    return panels.ahead[0].at ? pointwise_panel<RESULT, true, VECTORS, T> : pointwise_panel<RESULT, false, VECTORS, T>;
-}
-
 void pointwise(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<Level> out,
                const int* out_pixels, Run<const Level> shortcut) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
-        auto run = pointwise_on<Result::IN_A_ROW, vectors.value, Level>(panels);
-        if (out_pixels) run = pointwise_on<Result::SCATTERED, vectors.value, Level>(panels);
-        if (shortcut.at) run = pointwise_on<Result::ADDED, vectors.value, Level>(panels);
+        auto run = pointwise_panel<Result::IN_A_ROW, vectors.value, Level>;
+        if (out_pixels) run = pointwise_panel<Result::SCATTERED, vectors.value, Level>;
+        if (shortcut.at) run = pointwise_panel<Result::ADDED, vectors.value, Level>;
         run(panels, at, in, pixels, {out.at + at.first * out.block, out.block}, out_pixels,
             {shortcut.at ? shortcut.at + at.first * shortcut.block : nullptr, shortcut.block});
     });
@@ -108,7 +135,7 @@ void pointwise(const Panels<Level>& panels, int panel, Run<const Level> in, int 
 
 void pointwise_raw(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<float> out) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
-        pointwise_on<Result::RAW, vectors.value, float>(panels)(
+        pointwise_panel<Result::RAW, vectors.value, float>(
             panels, at, in, pixels, {out.at + at.first * out.block, out.block}, nullptr, {nullptr, 0});
     });
 }
@@ -135,64 +162,66 @@ ALWAYS_INLINE void depthwise_tile(const Level* const rows[3], std::ptrdiff_t at,
 #if defined(__AVX512VBMI__)
 
 // Two pixels to a vector: one permutation takes their taps out of eight neighbours.
-class Pairs {
-  public:
-    static bool fits(int stride, int dilation) { return stride + 2 * dilation < 8; }
-    Pairs(int stride, int dilation) {
-        Level places[64];
+template <int STRIDE, int DILATION>
+struct Places {
+    alignas(64) Level of[64]{};
+    constexpr Places() {
+        static_assert(STRIDE + 2 * DILATION < 8);
         for (int p = 0; p < 2; p++)
             for (int lane = 0; lane < LANES; lane++)
                 for (int tap = 0; tap < 4; tap++)
-                    places[(p * LANES + lane) * 4 + tap] =
-                        static_cast<Level>((p * stride + tap % 3 * dilation) * LANES + lane);
-        places_ = load_bytes(places, Sums{});
+                    of[(p * LANES + lane) * 4 + tap] = (p * STRIDE + tap % 3 * DILATION) * LANES + lane;
     }
-    ALWAYS_INLINE Sums taps_of(const Level* at) const {
-        return _mm512_permutexvar_epi8(places_, load_bytes(at, Sums{}));
-    }
-
-  private:
-    Sums places_;
 };
 
-template <int COUNT>
-ALWAYS_INLINE void depthwise_pairs(const Level* const rows[3], std::ptrdiff_t at, const Sums (&weights)[3], Vector scale,
-                                   Vector bias, const Pairs& pairs, int stride, Level* out, Clamp to) {
-    Sums sums[COUNT] = {};
-    UNROLL
-    for (int ky = 0; ky < 3; ky++)
+// Eight pixels at a time, of which the last may be fewer.
+template <int STRIDE, int DILATION>
+void depthwise_pairs(const Level* const rows[3], const FilterBlock<Level>& filter, int pixels, Level* out, Clamp to) {
+    static constexpr Places<STRIDE, DILATION> PLACES;
+    const Sums places = load_bytes(PLACES.of, Sums{});
+    Sums weights[3];
+    for (int ky = 0; ky < 3; ky++) weights[ky] = _mm512_broadcast_i64x4(load_bytes(filter.taps[ky], BlockSums{}));
+    const Vector scale = repeat(filter.scale), bias = repeat(filter.bias);
+    for (int first = 0; first < pixels; first += 8) {
+        Sums sums[4] = {};
+        const int pairs = pixels - first < 8 ? (pixels - first + 1) / 2 : 4;
+        const auto pair = [&](int p) __attribute__((always_inline)) {
+            UNROLL
+            for (int ky = 0; ky < 3; ky++) {
+                const Level* at = rows[ky] + (first + 2 * p) * STRIDE * LANES;
+                sums[p] = dot(sums[p], _mm512_permutexvar_epi8(places, load_bytes(at, Sums{})), weights[ky]);
+            }
+        };
+        if (pairs == 4) {
+            UNROLL
+            for (int p = 0; p < 4; p++) pair(p);
+        } else {
+            for (int p = 0; p < pairs; p++) pair(p);
+        }
+        Vector values[4];
         UNROLL
-        for (int p = 0; p < COUNT; p++)
-            sums[p] = dot(sums[p], pairs.taps_of(rows[ky] + at + 2 * p * stride * LANES), weights[ky]);
-    const Vector low = broadcast(to.low), high = broadcast(to.high);
-    UNROLL
-    for (int p = 0; p < COUNT; p++)
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * p * LANES),
-                         to_levels(clamp(to_floats(sums[p]) * scale + bias, low, high)));
+        for (int p = 0; p < 4; p++) values[p] = to_floats(sums[p]) * scale + bias;
+        if (pixels - first >= 8) {
+            eight_neighbours(values, to, out + first * LANES);
+        } else {
+            alignas(64) Level levels[8 * LANES];
+            eight_neighbours(values, to, levels);
+            std::memcpy(out + first * LANES, levels, (pixels - first) * LANES);
+        }
+    }
 }
 
 #endif
 
 void depthwise(const Level* const rows[3], const FilterBlock<Level>& filter, int stride, int dilation, int pixels,
                Level* out, Clamp to) {
-    int first = 0;
 #if defined(__AVX512VBMI__)
-    if (Pairs::fits(stride, dilation)) {
-        const Pairs pairs(stride, dilation);
-        Sums weights[3];
-        for (int ky = 0; ky < 3; ky++)
-            weights[ky] = _mm512_broadcast_i64x4(load_bytes(filter.taps[ky], BlockSums{}));
-        const Vector scale = repeat(filter.scale), bias = repeat(filter.bias);
-        in_tiles<4>(pixels / 2, [&](auto count, int x) {
-            depthwise_pairs<count.value>(rows, 2 * x * stride * LANES, weights, scale, bias, pairs, stride,
-                                         out + 2 * x * LANES, to);
-        });
-        first = pixels / 2 * 2;
-    }
+    if (dilation == 1 && stride == 1) return depthwise_pairs<1, 1>(rows, filter, pixels, out, to);
+    if (dilation == 1 && stride == 2) return depthwise_pairs<2, 1>(rows, filter, pixels, out, to);
+    if (dilation == 2 && stride == 1) return depthwise_pairs<1, 2>(rows, filter, pixels, out, to);
 #endif
-    in_tiles<4>(pixels - first, [&](auto size, int x) {
-        depthwise_tile<size.value>(rows, (first + x) * stride * LANES, filter, stride, dilation,
-                                   out + (first + x) * LANES, to);
+    in_tiles<4>(pixels, [&](auto size, int x) {
+        depthwise_tile<size.value>(rows, x * stride * LANES, filter, stride, dilation, out + x * LANES, to);
     });
 }
 
@@ -200,15 +229,19 @@ template <int PIXELS, int VECTORS>
 [[gnu::noinline]] void stem_tile(const Panels<float>& panels, Panel at, const float* const rows[9], int x, Run<Level> out) {
     Vector sums[PIXELS][VECTORS];
     multiply_stem(sums, panels, at, rows, x);
-    const Vector low = broadcast(panels.clamp.low), high = broadcast(panels.clamp.high);
     UNROLL
-    for (int p = 0; p < PIXELS; p++)
+    for (int n = 0; n < VECTORS; n++) {
+        const bool both = SPAN == 2 && n * SPAN + 1 < at.blocks;
         UNROLL
-        for (int n = 0; n < VECTORS; n++) {
-            Level* to = out.at + n * SPAN * out.block + p * LANES;
-            const bool both = SPAN == 2 && n * SPAN + 1 < at.blocks;
-            store_levels(to, both ? to + out.block : nullptr, clamp(sums[p][n], low, high));
+        for (int first = 0; first < PIXELS; first += 4) {
+            Vector values[4] = {};
+            UNROLL
+            for (int i = 0; i < 4; i++)
+                if (first + i < PIXELS) values[i] = sums[first + i][n];
+            put_pixels(values, PIXELS - first < 4 ? PIXELS - first : 4, panels.clamp,
+                       out.at + n * SPAN * out.block + first * LANES, out.block, both, nullptr);
         }
+    }
 }
 
 void stem(const Panels<float>& panels, int panel, const float* const rows[9], int pixels, Run<Level> out) {
@@ -263,6 +296,6 @@ void sum(const Level* in, int pixels, std::int32_t* sums) {
 
 extern const Kernels<Level> KERNELS_TABLE;
 const Kernels<Level> KERNELS_TABLE = {pointwise, pointwise_raw, depthwise, stem, enlarge, dense, sum, PANELLING,
-                                      KERNELS_NAME};
+                                      KERNELS_NAME, nullptr};
 
 }  // namespace mobilenetv2

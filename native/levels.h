@@ -38,10 +38,10 @@ static inline BlockSums dot(BlockSums sum, BlockSums levels, BlockSums weights) 
 #endif
 }
 
-// Rounded, of values from 0 to 255.
+// Rounded, and clamped to what 8 bits hold.
 static inline void store_levels(Level* to, Block values) {
     const __m256i whole = _mm256_cvtps_epi32((__m256)values);
-    const __m128i pairs = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    const __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(pairs, pairs));
 }
 static inline Block load_levels(const Level* from) {
@@ -83,7 +83,7 @@ static inline BlockSums dot(BlockSums sum, BlockSums levels, BlockSums weights) 
 
 static inline void store_levels(Level* to, Block values) {
     // So large that nothing is left behind the point.
-    const Block whole = values + 12582912.0f - 12582912.0f;
+    const Block whole = clamp(values, Block{}, Block{} + 255.0f) + 12582912.0f - 12582912.0f;
     for (int lane = 0; lane < LANES; lane++) to[lane] = static_cast<Level>(whole[lane]);
 }
 static inline Block load_levels(const Level* from) {
@@ -112,13 +112,27 @@ static inline void keep_in_register(Sums& value) { asm("" : "+v"(value)); }
 static inline Vector to_floats(Sums sums) { return (Vector)_mm512_cvtepi32_ps(sums); }
 static inline Sums dot(Sums sum, Sums levels, Sums weights) { return _mm512_dpbusd_epi32(sum, levels, weights); }
 
-// Of two channel blocks of a pixel, or of one of two pixels.
-static inline __m128i to_levels(Vector values) { return _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32((__m512)values)); }
-static inline void store_levels(Level* first, Level* second, Vector values) {
-    const __m128i levels = to_levels(values);
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(first), levels);
-    if (second) _mm_storeh_pd(reinterpret_cast<double*>(second), _mm_castsi128_pd(levels));
+// Levels of four vectors, of which `order` says where each 32 bits (four of the vectors' lanes) go.
+static inline __m512i four_levels(const Vector (&values)[4], Clamp to, __m512i order) {
+    __m512i whole[4];
+    for (int i = 0; i < 4; i++) whole[i] = _mm512_cvtps_epi32((__m512)values[i]);
+    const __m512i levels =
+        _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
+    const __m512i low = _mm512_set1_epi8(static_cast<char>(to.low)), high = _mm512_set1_epi8(static_cast<char>(to.high));
+    return _mm512_permutexvar_epi32(order, _mm512_min_epu8(_mm512_max_epu8(levels, low), high));
 }
+
+// Of four pixels: the first block, then the second.
+static inline void four_pixels(const Vector (&values)[4], Clamp to, Level (&levels)[64]) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    _mm512_storeu_si512(levels, four_levels(values, to, order));
+}
+// Of vectors that each hold one block of two neighbours.
+static inline void eight_neighbours(const Vector (&values)[4], Clamp to, Level* levels) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(levels, four_levels(values, to, order));
+}
+
 static inline Vector load_levels(const Level* first, const Level* second) {
     __m128i levels = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(first));
     if (second)
@@ -130,8 +144,25 @@ static inline Vector load_levels(const Level* first, const Level* second) {
 
 typedef BlockSums Sums;
 
-static inline void store_levels(Level* first, Level*, Vector values) { store_levels(first, values); }
 static inline Vector load_levels(const Level* first, const Level*) { return load_levels(first); }
+
+#if defined(__AVX2__)
+static inline void four_pixels(const Vector (&values)[4], Clamp to, Level (&levels)[32]) {
+    __m256i whole[4];
+    for (int i = 0; i < 4; i++) whole[i] = _mm256_cvtps_epi32((__m256)values[i]);
+    const __m256i found =
+        _mm256_packus_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+    const __m256i low = _mm256_set1_epi8(static_cast<char>(to.low)), high = _mm256_set1_epi8(static_cast<char>(to.high));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(levels), _mm256_permutevar8x32_epi32(
+        _mm256_min_epu8(_mm256_max_epu8(found, low), high), order));
+}
+#else
+static inline void four_pixels(const Vector (&values)[4], Clamp to, Level (&levels)[32]) {
+    for (int i = 0; i < 4; i++)
+        store_levels(levels + i * LANES, clamp(values[i], Block{} + to.low, Block{} + to.high));
+}
+#endif
 
 #endif
 

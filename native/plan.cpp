@@ -1,5 +1,6 @@
 // Building a network: checks, packs, joins blocks, plans memory.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -74,10 +75,12 @@ Line line_of(const Weights<Level>& from, int channel, int products, Levels in) {
     return {static_cast<float>(scale), static_cast<float>(bias)};
 }
 
-// In levels, which end themselves.
+// In levels, which end themselves: whole ones, as results are rounded before they are clamped.
 Clamp in_levels(Clamp clamp, Levels to) {
     if (to.raw()) return clamp;
-    const auto level = [to](float value) { return std::clamp(value / to.scale + static_cast<float>(to.zero), 0.0f, 255.0f); };
+    const auto level = [to](float value) {
+        return std::rint(std::clamp(value / to.scale + static_cast<float>(to.zero), 0.0f, 255.0f));
+    };
     return {level(clamp.low), level(clamp.high)};
 }
 

@@ -96,7 +96,7 @@ class Fetch {
   public:
     // steps: of LANES input channels each.
     Fetch(const Ahead (&parts)[2], int steps) : at_(parts[0].at), end_(at_ + parts[0].bytes), then_(parts[1]) {
-        lines_ = static_cast<int>(((parts[0].bytes + parts[1].bytes) / LINE + steps) / steps);
+        if (at_) lines_ = static_cast<int>(((parts[0].bytes + parts[1].bytes) / LINE + steps) / steps);
     }
     // The next step begins.
     ALWAYS_INLINE void step() {
@@ -118,7 +118,7 @@ class Fetch {
     static constexpr int LINE = 64;
     const char *at_, *end_, *from_ = nullptr;
     Ahead then_;
-    int lines_;
+    int lines_ = 0;
 };
 
 // The stem's sums of a tile whose first pixel is x.

@@ -14,6 +14,8 @@ Stem = tuple[Layer, tuple[int, int], tuple[int, int]]
 # The same with stride and dilation behind the layer.
 Filter = tuple[Layer, int, int, tuple[int, int], tuple[int, int]]
 
+def burst(rounds: int) -> float: ...
+
 class Network:
     def __init__(self, height: int, width: int, threads: int, kernels: str = "") -> None: ...
     @staticmethod

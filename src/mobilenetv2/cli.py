@@ -255,7 +255,7 @@ def evaluate(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A model file, or the name of a model in the box.")],
-    to: Annotated[str, typer.Option(help="onnx, openvino, litert, executorch, ncnn or coreml.")] = "onnx",
+    to: Annotated[str, typer.Option(help="onnx, native, openvino, litert, executorch, ncnn or coreml.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE|DIR", help="By default the model's name, in this folder.")
     ] = None,

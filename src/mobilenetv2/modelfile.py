@@ -255,7 +255,7 @@ def load_model_file(path: Path) -> ModelFile:
 
 def parse_model_file(content: bytes, *, source: str) -> ModelFile:
     """The same from memory; `source` names it in errors."""
-    card = Card.from_json(_card_text(content, source), source=source)
+    card = Card.from_json(card_text(content, source), source=source)
     try:
         tensors = load_safetensors(content)
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
@@ -266,7 +266,7 @@ def parse_model_file(content: bytes, *, source: str) -> ModelFile:
     )
 
 
-def _card_text(content: bytes, source: str) -> str:
+def card_text(content: bytes, source: str) -> str:
     """The card out of the safetensors header: 8 bytes of length, then JSON (safetensors has no reader for it)."""
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > min(len(content) - 8, MAX_HEADER_BYTES):

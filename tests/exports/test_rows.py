@@ -30,6 +30,7 @@ MODELS = {"classify": "cifar10", "detect": "bccd", "segment": "camvid"}
 # Its package, whose version is written down.
 PACKAGES = {
     "onnx": "onnxruntime",
+    "native": "mobilenetv2",
     "openvino": "openvino",
     "litert": "ai-edge-litert",
     "executorch": "executorch",

@@ -22,6 +22,7 @@ State = Literal["validated", "available", "blocked"]
 
 # (target, precision) -> why not.
 BLOCKED: Mapping[tuple[str, str], str] = {
+    ("native", "float32"): "model files are what it runs",
     ("ncnn", "int8"): "ncnn2table and ncnn2int8, which quantise, are C++ programs that no Python package brings",
 }
 

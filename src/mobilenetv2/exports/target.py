@@ -48,6 +48,7 @@ TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
         Target(name="onnx", title="ONNX Runtime", extra="", own_levels=False),
+        Target(name="native", title="the fused engine", extra="", own_levels=False),
         Target(name="openvino", title="OpenVINO", extra="openvino", own_levels=False),
         Target(name="litert", title="LiteRT", extra="litert"),
         Target(name="executorch", title="ExecuTorch", extra="executorch"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.numerics import NUMERICS
 from mobilenetv2.runtime.engine import all_threads, check_threads
 from mobilenetv2.runtime.graph_network import convolution_pads, layer_weights, quantise_kernel, range_levels
+from mobilenetv2.runtime.level_file import LEVELS, read_level_file
 from mobilenetv2.segmenter import BACKBONE as SEGMENTER_BACKBONE
 from mobilenetv2.segmenter import SKIPS, Segmenter, segmenter_layers
 
@@ -29,17 +31,19 @@ _CLAMPS = {"relu6": (0.0, 6.0), "relu": (0.0, math.inf), "linear": (-math.inf, m
 
 
 class NativeEngine:
-    """A model file on the CPU."""
+    """A model file on the CPU, or an export's folder, which holds one in 8 bits."""
 
     def __init__(
-        self, model: ModelFile, *, threads: int | None = None, int8: bool = False, kernels: str = ""
+        self, model: ModelFile | Path, *, threads: int | None = None, int8: bool = False, kernels: str = ""
     ) -> None:
-        """threads: of one run; None for one a core. int8: of a model that was prepared for it (`quantization.prepare`).
+        """threads: of one run; None for one a core. int8: of a model that was prepared for it (`quantization.prepare`),
+        as a folder's always is. kernels: one of those that the network's class names; the fastest if empty.
 
-        kernels: one of those that the network's class names; the fastest if empty.
-        Raises UserError for a network with parts it does not know.
+        Raises UserError for a network with parts it does not know; ModelFileError if a folder's file is damaged.
         """
         check_threads(threads)
+        if isinstance(model, Path):
+            model, int8 = read_level_file(model / LEVELS), True
         network = _native.LevelNetwork if int8 else _native.Network
         self._network = network(*model.card.preprocessing.size_hw, threads or all_threads(), kernels)
         self._outputs = _Builder(self._network, _LevelLayers(model) if int8 else _FloatLayers(model), model).build()

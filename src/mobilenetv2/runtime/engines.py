@@ -20,10 +20,11 @@ PORTABLE_KERNELS = "portable"
 FROM_EXPORTS = {
     "executorch": ("engine_executorch", "ExecuTorchEngine"),
     "litert": ("engine_litert", "LiteRtEngine"),
+    "native": ("engine_native", "NativeEngine"),
     "ncnn": ("engine_ncnn", "NcnnEngine"),
     "openvino": ("engine_openvino", "OpenVinoEngine"),
 }
-ENGINES = (FUSED_ENGINE, GENERAL_ENGINE, *FROM_EXPORTS)
+ENGINES = tuple(dict.fromkeys((FUSED_ENGINE, GENERAL_ENGINE, *FROM_EXPORTS)))
 
 
 def check_engine(name: str) -> None:
@@ -97,7 +98,8 @@ def engine_of_export(export: Export, *, threads: int | None) -> Engine:
     """The engine of an export's folder. Raises ModelFileError if no engine runs it here."""
     if export.target not in FROM_EXPORTS:
         raise ModelFileError(f"{export.folder}: is for {export.target!r}, which does not run here")
-    return engine_class(export.target)(export.folder, threads=threads)
+    make = _fused_engine() if export.target == FUSED_ENGINE else engine_class(export.target)
+    return make(export.folder, threads=threads)
 
 
 def engine_class(target: str) -> Callable[..., Engine]:
