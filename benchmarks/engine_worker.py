@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,8 +28,9 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.exports.target import TARGETS
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.runtime.engine import open_session
+from mobilenetv2.runtime.engine_native import NativeEngine
 from mobilenetv2.runtime.engine_openvino import XML, import_openvino
-from mobilenetv2.runtime.engines import FROM_EXPORTS, engine_class, engine_of_model
+from mobilenetv2.runtime.engines import FROM_EXPORTS, FUSED_ENGINE, engine_class, engine_of_model
 from mobilenetv2.runtime.graph import network_graph
 
 MODEL, OWN_LEVELS, CALIBRATION = "model.safetensors", "own_levels.safetensors", "calibration.npy"
@@ -64,7 +64,7 @@ def main() -> None:
 
 def start(name: str, folder: Path, threads: int, shape: Shape) -> Run:
     int8 = (folder / CALIBRATION).exists()
-    if name in FROM_EXPORTS:
+    if name in FROM_EXPORTS and name != FUSED_ENGINE:
         place, aside = folder / name, folder / f"{name}, unfinished"
         if not place.exists():
             aside.mkdir(exist_ok=True)
@@ -79,8 +79,7 @@ def start(name: str, folder: Path, threads: int, shape: Shape) -> Run:
         session = open_session(network_graph(model, int8=True), threads=threads)
         return lambda images: session.run(None, {"images": images})
     if int8:
-        # Which is how the card of a model asks to be computed in 8 bits.
-        model = replace(model, card=replace(model.card, activation_levels=256))
+        return NativeEngine(model, threads=threads, int8=True).run
     return engine_of_model(name, model, threads=threads).run
 
 

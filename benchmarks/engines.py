@@ -10,7 +10,7 @@ its multiply-adds would at the speed of a burst on each thread, in float32 whate
 
 A turn is two runs that do not count and five that do, or fewer where they are long. Others wait meanwhile, and there
 is a pause before it, until their threads sleep: some spin for milliseconds after a run. Before and after it stands a
-burst of NumPy's multiply-adds on one thread; where one takes more than 1.1 times as long as the row's best, the turn
+burst of multiply-adds on one thread; where one takes more than 1.1 times as long as the row's best, the turn
 does not count. An engine runs in this Python if that has what it needs, else in `.export/NAME/bin/python` of
 `make test-export`, or where --python says. One that is not there, or does not know the network, is left out.
 
@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -35,19 +34,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Read when NumPy loads, which bursts alone compute with: its own threads would spin on after one, and kernels chosen
-# for other work may be slower.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ.pop("OPENBLAS_CORETYPE", None)
-os.environ.pop("OPENBLAS_L2_SIZE", None)
-
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from engine_worker import CALIBRATION, MODEL, OWN_LEVELS, seconds
+from engine_worker import CALIBRATION, MODEL, OWN_LEVELS
 
 from conftest import make_random_detector, make_random_model, make_random_segmenter
+from mobilenetv2 import _native
 from mobilenetv2.benchmarking.process import thread_environment
 from mobilenetv2.benchmarking.roofline import network_multiply_adds
 from mobilenetv2.exports import export
@@ -66,8 +60,8 @@ ENGINES = {
     "executorch": "executorch",
 }
 PAUSE_SECONDS = 0.05
-SQUARE = np.ones((384, 384), np.float32)
-BURST, BURST_OPERATIONS = 5, 2 * 384**3
+# About a fifth of a millisecond each; the best of some is told.
+BURST_ROUNDS, BURSTS = 100_000, 5
 NOISE = 1.1
 CALIBRATION_PICTURES = 1
 
@@ -139,9 +133,11 @@ def turn(worker: Worker) -> float:
 
 
 def burst() -> float:
-    """Seconds of BURST_OPERATIONS."""
-    np.matmul(SQUARE, SQUARE)
-    return seconds(partial(np.matmul, SQUARE, SQUARE), BURST)
+    """Seconds of an operation, while several bursts are made."""
+    operations, began = 0.0, time.perf_counter()
+    for _ in range(BURSTS):
+        operations += _native.burst(BURST_ROUNDS)
+    return (time.perf_counter() - began) / operations
 
 
 def measure(workers: dict[str, Worker], rounds: int) -> tuple[dict[str, list[float]], float]:
@@ -190,7 +186,7 @@ def run_case(case: Case, folder: Path, options: argparse.Namespace, pythons: dic
                 return
             print(f"{case.name}, {threads} threads: {', '.join(workers)}", file=sys.stderr, flush=True)
             times, best = measure(workers, options.rounds)
-        peak = BURST_OPERATIONS / best
+        peak = 1 / best
         found = cells(times, options.rounds, peak, operations / peak / threads)
         print(f"| {case.name} | {threads} | {' | '.join(found)} |", flush=True)
 

@@ -193,7 +193,9 @@ void sum(const float* in, int pixels, float* sums) {
 
 // Twelve sums, as two multipliers with 4 cycles of latency need eight.
 double burst(int rounds) {
-    Vector sums[12] = {}, factor = broadcast(0.5f);
+    Vector sums[12], factor = broadcast(0.5f);
+    UNROLL
+    for (int i = 0; i < 12; i++) sums[i] = factor;
     keep_in_register(factor);
     for (int round = 0; round < rounds; round++) {
         UNROLL
@@ -204,6 +206,7 @@ double burst(int rounds) {
     }
     // Read, so that it is not left out.
     [[maybe_unused]] volatile float last = 0;
+    UNROLL
     for (int i = 0; i < 12; i++) last = half(sums[i], 0)[0];
     return 2.0 * 12 * WIDTH * rounds;
 }

@@ -6,8 +6,8 @@ from numpy import float32, uint8
 from numpy.typing import NDArray
 
 # Kernel (out, in / groups, k, k), bias (out,), and the least and most of the result. In 8 bits the kernel is int8, and
-# behind them stand the width of each output channel's step (out,), and scale and zero of the result's levels: scale 0 for a
-# result of floats. In float32 they are None, 0 and 0.
+# behind them stand the width of each output channel's step (out,), and scale and zero of the result's levels: scale 0
+# for a result of floats. In float32 they are None, 0 and 0.
 Layer = tuple[NDArray[Any], NDArray[float32], float, float, NDArray[float32] | None, float, int]
 # A layer, the rows and columns of zeros above and to the left of its map, and height and width of its result.
 Stem = tuple[Layer, tuple[int, int], tuple[int, int]]
@@ -37,9 +37,7 @@ class Network:
     def output(self, value: int, pixels: bool) -> None: ...
     def finish(self) -> None: ...
     def run(self, images: NDArray[float32], outputs: list[NDArray[float32]]) -> None: ...
-    def run_pixels(
-        self, pixels: NDArray[uint8], table: NDArray[float32], outputs: list[NDArray[float32]]
-    ) -> None: ...
+    def run_pixels(self, pixels: NDArray[uint8], table: NDArray[float32], outputs: list[NDArray[float32]]) -> None: ...
     @property
     def arena_bytes(self) -> int: ...
 

@@ -23,7 +23,6 @@ from mobilenetv2.networks.restored import network_of
 from mobilenetv2.preprocessing import Preprocessing
 from mobilenetv2.runtime import engines
 from mobilenetv2.runtime.engine import Engine, OnnxRuntimeEngine
-from mobilenetv2.runtime.engines import engine_of_model
 from mobilenetv2.runtime.predictor import find_model
 
 native = pytest.importorskip("mobilenetv2._native", reason="this installation has no fused engine")

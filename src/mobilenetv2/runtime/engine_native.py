@@ -8,7 +8,8 @@ and enlarging.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +52,15 @@ class NativeEngine:
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """As `Engine.run`. Threads that call it at once wait for each other."""
-        found = [[np.empty((len(images), *part), np.float32) for part in parts] for parts in self._outputs]
-        self._network.run(np.ascontiguousarray(images), [part for parts in found for part in parts])
+        return self._found(len(images), partial(self._network.run, np.ascontiguousarray(images)))
+
+    def run_pixels(self, pixels: NDArray[np.uint8], table: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """The same for pictures of bytes, (N, H, W, 3). table: (3, 256), what a level of each colour is normalised to."""
+        return self._found(len(pixels), partial(self._network.run_pixels, np.ascontiguousarray(pixels), table))
+
+    def _found(self, count: int, run: Callable[[list[NDArray[np.float32]]], None]) -> tuple[NDArray[np.float32], ...]:
+        found = [[np.empty((count, *part), np.float32) for part in parts] for parts in self._outputs]
+        run([part for parts in found for part in parts])
         return tuple(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1) for parts in found)
 
     @property
@@ -126,9 +134,7 @@ def _point(plan: Convolution) -> str:
 class _Builder:
     """Finds in a row of convolutions the blocks that the engine knows."""
 
-    def __init__(
-        self, network: _native.Network | _native.LevelNetwork, layers: _FloatLayers, model: ModelFile
-    ) -> None:
+    def __init__(self, network: _native.Network | _native.LevelNetwork, layers: _FloatLayers, model: ModelFile) -> None:
         self._network, self._layers, self._model = network, layers, model
         self._padding = NUMERICS[model.card.architecture.numerics].padding
         self._maps: dict[str, _Map] = {}
