@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,14 @@ class Engine(Protocol):
 
     def run(self, images: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
         """(N, 3, H, W), preprocessed -> the raw outputs that `graph.network_graph` describes, in their order."""
+
+
+@runtime_checkable
+class PixelEngine(Engine, Protocol):
+    """One that normalises pictures of bytes itself, while it reads them."""
+
+    def run_pixels(self, pixels: NDArray[np.uint8], table: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        """(N, H, W, 3) of the network's size; table: (3, 256), what a level of each colour is normalised to."""
 
 
 class OnnxRuntimeEngine:

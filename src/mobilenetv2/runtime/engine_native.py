@@ -55,7 +55,7 @@ class NativeEngine:
         return self._found(len(images), partial(self._network.run, np.ascontiguousarray(images)))
 
     def run_pixels(self, pixels: NDArray[np.uint8], table: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """The same for pictures of bytes, (N, H, W, 3). table: (3, 256), what a level of each colour is normalised to."""
+        """As `PixelEngine.run_pixels`."""
         return self._found(len(pixels), partial(self._network.run_pixels, np.ascontiguousarray(pixels), table))
 
     def _found(self, count: int, run: Callable[[list[NDArray[np.float32]]], None]) -> tuple[NDArray[np.float32], ...]:

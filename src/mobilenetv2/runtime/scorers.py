@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple, Protocol
 
@@ -13,9 +14,9 @@ from PIL import Image
 
 from mobilenetv2.errors import ImageError
 from mobilenetv2.modelfile import Card
-from mobilenetv2.preprocessing import preprocess
+from mobilenetv2.preprocessing import Preprocessing, normalize, preprocess, resize
 from mobilenetv2.runtime.answers import Answer, reader_for
-from mobilenetv2.runtime.engine import Engine, PictureEngine
+from mobilenetv2.runtime.engine import Engine, PictureEngine, PixelEngine
 
 MAX_BATCH = 16
 MAX_BATCH_PIXELS = MAX_BATCH * 224 * 224
@@ -46,10 +47,16 @@ class Scorer(Protocol):
 
 
 class PillowScorer:
-    """Preprocesses with Pillow, then runs the bare network on the batch."""
+    """Preprocesses with Pillow, then runs the bare network on the batch. Where the engine can, it normalises."""
 
     def __init__(self, engine: Engine, card: Card) -> None:
         self._engine = engine
+        self._run: Callable[[NDArray[Any]], tuple[NDArray[Any], ...]] = engine.run
+        self._prepare: Callable[[Image.Image, Preprocessing], NDArray[Any]] = preprocess
+        if isinstance(engine, PixelEngine):
+            levels = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 256, 3)
+            self._run = partial(engine.run_pixels, table=normalize(levels, card.preprocessing).reshape(3, 256))
+            self._prepare = _resized
         self._preprocessing = card.preprocessing
         self._reader = reader_for(card)
         height, width = card.preprocessing.size_hw
@@ -59,15 +66,19 @@ class PillowScorer:
     def with_card(self, card: Card) -> PillowScorer:
         return PillowScorer(self._engine, card)
 
-    def prepare(self, picture: Image.Image) -> tuple[NDArray[np.float32], tuple[int, int]]:
-        return preprocess(picture, self._preprocessing), (picture.height, picture.width)
+    def prepare(self, picture: Image.Image) -> tuple[NDArray[Any], tuple[int, int]]:
+        return self._prepare(picture, self._preprocessing), (picture.height, picture.width)
 
-    def score(self, prepared: Sequence[tuple[NDArray[np.float32], tuple[int, int]]]) -> Scores:
+    def score(self, prepared: Sequence[tuple[NDArray[Any], tuple[int, int]]]) -> Scores:
         start = time.perf_counter()
-        outputs = self._engine.run(np.stack([pixels for pixels, _ in prepared]))
+        outputs = self._run(np.stack([pixels for pixels, _ in prepared]))
         network_ms, start = ms_since(start), time.perf_counter()
         answers = self._reader.of_network(outputs, [size_hw for _, size_hw in prepared])
         return Scores(answers, network_ms, ms_since(start))
+
+
+def _resized(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    return np.asarray(resize(picture, preprocessing))
 
 
 class GraphScorer:
