@@ -110,7 +110,8 @@ Network::Network(int height, int width, int threads, const Kernels& kernels)
     : height_(height), width_(width), kernels_(kernels), claims_per_step_(std::max(2, (threads + 1) / 2)),
       team_(threads), barrier_(threads) {
     require(height >= 1 && width >= 1 && height <= 1 << 14 && width <= 1 << 14, "the input has no size, or is too large");
-    require(threads >= 1 && threads <= 1024, "1 to 1024 threads are possible");
+    require(threads >= 1 && threads <= MOST_THREADS,
+            MOST_THREADS == 1 ? "one thread is possible" : "1 to 1024 threads are possible");
 }
 
 const Network::Map& Network::map(ValueId value) const {
