@@ -38,6 +38,17 @@ void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
+// The product of some sizes, in floats. Refuses what cannot be addressed, before 32 bits make something small of it.
+template <typename... Sizes>
+std::size_t floats_of(Sizes... sizes) {
+    std::uint64_t floats = 1;
+    for (const std::uint64_t size : {static_cast<std::uint64_t>(sizes)...}) {
+        require(size <= PTRDIFF_MAX / sizeof(float) / floats, "the network needs more memory than there can be");
+        floats *= std::max<std::uint64_t>(size, 1);
+    }
+    return static_cast<std::size_t>(floats);
+}
+
 // Zeros for so many inputs of each output.
 template <typename Packed>
 Packed with_room(const Weights& from, int inputs, const Panelling& panelling) {
@@ -128,6 +139,7 @@ ValueId Network::add(Step&& step, int channels, int height, int width) {
     map.height = height;
     map.width = width;
     map.by_rows = !is_small(height, width);
+    floats_of(map.blocks, height, width, LANES);
     step.out = static_cast<ValueId>(maps_.size());
     maps_.push_back(map);
     steps_.push_back(std::move(step));
@@ -293,7 +305,9 @@ void Network::plan_scratch() {
     std::size_t most_stages = 1, most_rows = 1;
     for (auto& step : steps_) {
         std::size_t& floats = step.thread_scratch;
-        const auto take = [&floats](std::size_t some) { return std::exchange(floats, floats + rounded_up(some)); };
+        const auto take = [&floats](auto... sizes) {
+            return std::exchange(floats, floats_of(floats + rounded_up(floats_of(sizes...))));
+        };
         const Stage* before = nullptr;
         for (auto& stage : step.stages) {
             if (step.kind == Kind::STEM) {
@@ -301,11 +315,11 @@ void Network::plan_scratch() {
             } else if (step.kind == Kind::BLOCKS_BY_ROWS) {
                 const Geometry& g = stage.geometry;
                 const std::size_t rows = stage.ring_rows();
-                stage.ring = take(rows * stage.blocks * stage.padded());
+                stage.ring = take(rows, stage.blocks, stage.padded());
                 stage.zeros = take(stage.padded());
-                stage.filtered = take(static_cast<std::size_t>(stage.band_rows) * stage.blocks * g.out_width * LANES);
-                if (stage.makes == Stage::First::STEM) stage.read = take(rows * stage.stem_floats());
-                if (before) stage.read = take(rows * before->project.out_blocks * g.in_width * LANES);
+                stage.filtered = take(stage.band_rows, stage.blocks, g.out_width, LANES);
+                if (stage.makes == Stage::First::STEM) stage.read = take(rows, stage.stem_floats());
+                if (before) stage.read = take(rows, before->project.out_blocks, g.in_width, LANES);
                 most_rows = std::max(most_rows, rows);
             } else {
                 const Geometry& g = stage.geometry;
@@ -316,15 +330,14 @@ void Network::plan_scratch() {
                     for (int x = 0; x < g.in_width; x++)
                         step.padded_pixels.push_back(
                             static_cast<int>((g.pad_top + y) * padded + (g.pad_left + x) * LANES));
-                take(kernels_.panelling.widest() * rows * padded);
-                step.shared_scratch =
-                    rounded_up(static_cast<std::size_t>(stage.blocks) * g.out_height * g.out_width * LANES);
+                take(kernels_.panelling.widest(), rows, padded);
+                step.shared_scratch = rounded_up(floats_of(stage.blocks, g.out_height, g.out_width, LANES));
             }
             before = &stage;
         }
         most_stages = std::max(most_stages, step.stages.size());
         if (step.kind == Kind::POOLED) {
-            take(static_cast<std::size_t>(kernels_.panelling.widest()) * (maps_[step.in].height * maps_[step.in].width + 1) * LANES);
+            take(kernels_.panelling.widest(), maps_[step.in].height * maps_[step.in].width + 1, LANES);
             step.shared_scratch = rounded_up(static_cast<std::size_t>(step.groups) * step.dense.out_blocks * LANES);
         }
         if (step.kind == Kind::MEAN && maps_[step.in].by_rows)
@@ -353,7 +366,8 @@ void Network::plan_arena() {
         if (first[m] >= 0) items.push_back({rounded_up(maps_[m].size()), 0, first[m], last[m], &maps_[m].offset});
     for (int s = 0; s < steps; s++) {
         auto& step = steps_[s];
-        items.push_back({step.shared_scratch + team_.size() * step.thread_scratch, 0, s, s, &step.scratch_offset});
+        const std::size_t scratch = floats_of(step.shared_scratch + floats_of(team_.size(), step.thread_scratch));
+        items.push_back({scratch, 0, s, s, &step.scratch_offset});
     }
     std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.size > b.size; });
     for (auto& item : items) {
@@ -366,7 +380,7 @@ void Network::plan_arena() {
             item.offset = std::max(item.offset, other->offset + other->size);
         }
         *item.to = item.offset;
-        arena_floats_ = std::max(arena_floats_, item.offset + item.size);
+        arena_floats_ = std::max(arena_floats_, floats_of(item.offset + item.size));
         placed.push_back(item);
     }
     memory_ = std::make_unique<float[]>(arena_floats_ + CACHE_LINE / sizeof(float));
