@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-export drawn sanitize arm64 lint types clean
+.PHONY: demo test test-all test-export drawn sanitize arm64 wasm lint types clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -40,7 +40,8 @@ drawn:
 	native/tests/build.sh $(CXX) build/native/drawn
 	build/native/drawn $(DRAW)
 
-# The same with sanitizers; kernels that are unrolled take them minutes to compile.
+# The same with sanitizers; kernels that are unrolled take them minutes to compile, with CXX=clang++ fewer (Debian's packages clang
+# and libclang-rt-dev).
 sanitize:
 	native/tests/build.sh $(CXX) build/native/address address undefined
 	build/native/address $(DRAW)
@@ -51,6 +52,14 @@ sanitize:
 arm64:
 	native/tests/build.sh aarch64-linux-gnu-g++ build/native/arm64
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/native/arm64 $(DRAW)
+
+# The same for WebAssembly with its vectors, and the module for pages: a network is built through it, from JavaScript. Debian's
+# package emscripten.
+wasm:
+	native/tests/build.sh em++ build/native/drawn.js
+	node build/native/drawn.js $(DRAW)
+	native/wasm.sh build/native/engine.wasm
+	node native/tests/wasm.mjs build/native/engine.wasm
 
 lint: .venv/ready
 	$(BIN)/ruff check .

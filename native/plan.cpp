@@ -37,6 +37,17 @@ void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
+// The product of some sizes, in bytes. Refuses what cannot be addressed, before 32 bits make something small of it.
+template <typename... Sizes>
+std::size_t bytes_of(Sizes... sizes) {
+    std::uint64_t bytes = 1;
+    for (const std::uint64_t size : {static_cast<std::uint64_t>(sizes)...}) {
+        require(size <= PTRDIFF_MAX / bytes, "the network needs more memory than there can be");
+        bytes *= std::max<std::uint64_t>(size, 1);
+    }
+    return static_cast<std::size_t>(bytes);
+}
+
 // Zeros for so many inputs of each output.
 template <typename Packed, typename T>
 Packed with_room(const Weights<T>& from, int inputs, const Panelling& panelling) {
@@ -195,7 +206,8 @@ Network<T>::Network(int height, int width, int threads, const Kernels<T>& kernel
     : height_(height), width_(width), kernels_(kernels), claims_per_step_(std::max(2, (threads + 1) / 2)),
       team_(threads), barrier_(threads) {
     require(height >= 1 && width >= 1 && height <= 1 << 14 && width <= 1 << 14, "the input has no size, or is too large");
-    require(threads >= 1 && threads <= 1024, "1 to 1024 threads are possible");
+    require(threads >= 1 && threads <= MOST_THREADS,
+            MOST_THREADS == 1 ? "one thread is possible" : "1 to 1024 threads are possible");
 }
 
 template <typename T>
@@ -222,6 +234,7 @@ ValueId Network<T>::add(Step&& step, int channels, int height, int width, Levels
     map.width = width;
     map.levels = levels;
     map.by_rows = !is_small(height, width);
+    bytes_of(map.blocks, height, width, LANES, sizeof(float));
     step.out = static_cast<ValueId>(maps_.size());
     maps_.push_back(map);
     steps_.push_back(std::move(step));
@@ -461,8 +474,8 @@ void Network<T>::plan_scratch() {
     std::size_t most_stages = 1, most_rows = 1;
     for (auto& step : steps_) {
         std::size_t& bytes = step.thread_scratch;
-        const auto take = [&bytes](std::size_t size, std::size_t count) {
-            return std::exchange(bytes, bytes + rounded_up(size * count));
+        const auto take = [&bytes](auto... sizes) {
+            return std::exchange(bytes, bytes_of(bytes + rounded_up(bytes_of(sizes...))));
         };
         const Stage* before = nullptr;
         for (auto& stage : step.stages) {
@@ -471,12 +484,11 @@ void Network<T>::plan_scratch() {
             } else if (step.kind == Kind::BLOCKS_BY_ROWS) {
                 const Geometry& g = stage.geometry;
                 const std::size_t rows = stage.ring_rows();
-                stage.ring = take(sizeof(T), rows * stage.blocks * stage.padded());
+                stage.ring = take(sizeof(T), rows, stage.blocks, stage.padded());
                 stage.zeros = take(sizeof(T), stage.padded());
-                stage.filtered =
-                    take(sizeof(T), static_cast<std::size_t>(stage.band_rows) * stage.blocks * g.out_width * LANES);
-                if (stage.makes == Stage::First::STEM) stage.read = take(sizeof(float), rows * stage.stem_floats());
-                if (before) stage.read = take(sizeof(T), rows * before->project.out_blocks * g.in_width * LANES);
+                stage.filtered = take(sizeof(T), stage.band_rows, stage.blocks, g.out_width, LANES);
+                if (stage.makes == Stage::First::STEM) stage.read = take(sizeof(float), rows, stage.stem_floats());
+                if (before) stage.read = take(sizeof(T), rows, before->project.out_blocks, g.in_width, LANES);
                 most_rows = std::max(most_rows, rows);
             } else {
                 const Geometry& g = stage.geometry;
@@ -487,19 +499,16 @@ void Network<T>::plan_scratch() {
                     for (int x = 0; x < g.in_width; x++)
                         step.padded_pixels.push_back(
                             static_cast<int>((g.pad_top + y) * padded + (g.pad_left + x) * LANES));
-                take(sizeof(T), kernels_.panelling.widest() * rows * padded);
-                step.shared_scratch =
-                    rounded_up(sizeof(T) * stage.blocks * g.out_height * g.out_width * LANES);
+                take(sizeof(T), kernels_.panelling.widest(), rows, padded);
+                step.shared_scratch = rounded_up(bytes_of(sizeof(T), stage.blocks, g.out_height, g.out_width, LANES));
             }
             before = &stage;
         }
         most_stages = std::max(most_stages, step.stages.size());
         const Map* in = step.in < 0 ? nullptr : &maps_[step.in];
         if (step.kind == Kind::POOLED) {
-            const std::size_t pixels = static_cast<std::size_t>(in->height) * in->width;
-            take(sizeof(T), kernels_.panelling.widest() * pixels * LANES);
-            take(sizeof(T), static_cast<std::size_t>(kernels_.panelling.widest()) * LANES);
-            step.shared_scratch = rounded_up(sizeof(Sum) * step.groups * step.dense.out_blocks * LANES);
+            take(sizeof(T), kernels_.panelling.widest(), in->height, in->width, LANES);
+            step.shared_scratch = rounded_up(bytes_of(sizeof(Sum), step.groups, step.dense.out_blocks, LANES));
         }
         // The bias.
         if (step.kind == Kind::POINTWISE && step.other >= 0) take(sizeof(float), step.weights.bias.size());
@@ -528,7 +537,8 @@ void Network<T>::plan_arena() {
         if (first[m] >= 0) items.push_back({rounded_up(maps_[m].bytes()), 0, first[m], last[m], &maps_[m].offset});
     for (int s = 0; s < steps; s++) {
         auto& step = steps_[s];
-        items.push_back({step.shared_scratch + team_.size() * step.thread_scratch, 0, s, s, &step.scratch_offset});
+        const std::size_t scratch = bytes_of(step.shared_scratch + bytes_of(team_.size(), step.thread_scratch));
+        items.push_back({scratch, 0, s, s, &step.scratch_offset});
     }
     std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.size > b.size; });
     for (auto& item : items) {
@@ -541,7 +551,7 @@ void Network<T>::plan_arena() {
             item.offset = std::max(item.offset, other->offset + other->size);
         }
         *item.to = item.offset;
-        arena_bytes_ = std::max(arena_bytes_, item.offset + item.size);
+        arena_bytes_ = std::max(arena_bytes_, bytes_of(item.offset + item.size));
         placed.push_back(item);
     }
     // Room to begin at a line, and for the kernels that read behind a row.

@@ -75,7 +75,7 @@ void Team::forget_workers() {
 }
 
 void Team::run(const std::function<void(int)>& work) {
-    if (threads_ == 1) return work(0);
+    if (MOST_THREADS == 1 || threads_ == 1) return work(0);
     if (process_ != getpid()) {
         // First use, or the child of a fork.
         forget_workers();

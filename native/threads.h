@@ -13,6 +13,13 @@
 
 namespace mobilenetv2 {
 
+// Pages have more than one only where they are served apart from others, which most are not.
+#if defined(__wasm__)
+constexpr int MOST_THREADS = 1;
+#else
+constexpr int MOST_THREADS = 1024;
+#endif
+
 // Where threads wait for each other.
 class Barrier {
   public:
