@@ -2,11 +2,12 @@
 //
 //     drawn SECONDS [FIRST_SEED]
 //
-// Each seed is a network of a few layers of any kind, on pictures of any small size, by each in turn of the kernels that
-// this processor runs: its outputs must be within 1e-5 of
-// the largest of the reference, and the same bits for other numbers of threads, again, and for callers at the same
-// time. Then one argument of one layer is made wild: the engine must refuse it, or run it without reading or writing
-// where it must not, which sanitizers see (`make sanitize`). Says the seed of what fails, and exits with 1.
+// Each seed is a network of a few layers of any kind, on pictures of any small size, of floats and again of levels, by each
+// in turn of the kernels that this processor runs. Of floats its outputs must be within 1e-5 of the largest of the
+// reference; of levels they must be the same bits by all kernels with vectors. Both must be the same bits for other
+// numbers of threads, again, and for callers at the same time. Then one argument of one layer is made wild: the engine
+// must refuse it, or run it without reading or writing where it must not, which sanitizers see (`make sanitize`). Says
+// the seed of what fails, and exits with 1.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -46,14 +47,15 @@ struct Shape {
     int side, stride, dilation, top, left, height, width;
 };
 
-Plane convolved(const Plane& in, const Weights<float>& w, bool depthwise, const Shape& s) {
+template <typename T>
+Plane convolved(const Plane& in, const Weights<T>& w, bool depthwise, const Shape& s) {
     Plane out(w.out_channels, s.height, s.width);
     const int inputs = depthwise ? 1 : in.channels;
     for (int o = 0; o < w.out_channels; o++)
         for (int y = 0; y < s.height; y++)
             for (int x = 0; x < s.width; x++) {
                 double sum = w.bias[o];
-                const float* kernel = w.kernel + static_cast<std::size_t>(o) * inputs * s.side * s.side;
+                const auto* kernel = w.kernel + static_cast<std::size_t>(o) * inputs * s.side * s.side;
                 for (int i = 0; i < inputs; i++)
                     for (int ky = 0; ky < s.side; ky++)
                         for (int kx = 0; kx < s.side; kx++, kernel++)
@@ -64,7 +66,8 @@ Plane convolved(const Plane& in, const Weights<float>& w, bool depthwise, const 
     return out;
 }
 
-Plane pointwise_of(const Plane& in, const Weights<float>& w) {
+template <typename T>
+Plane pointwise_of(const Plane& in, const Weights<T>& w) {
     return convolved(in, w, false, {1, 1, 1, 0, 0, in.height, in.width});
 }
 
@@ -97,29 +100,33 @@ Plane enlarged_on(const Plane& in, const Plane& on, Clamp to) {
 }
 
 // One network from one seed, built as often as it is asked for. wild: one argument of one layer is anything.
+// Of levels the reference means nothing: tests/unit/test_engine_levels.py holds those against whole numbers.
+template <typename T>
 class Drawing {
   public:
-    Drawing(std::uint64_t seed, bool wild) : seed_(seed), wild_(wild), picture_(3, 0, 0) {}
+    // kernels: which of them, in their order.
+    Drawing(std::uint64_t seed, std::uint64_t kernels, bool wild) : seed_(seed), kernels_(kernels), wild_(wild), picture_(3, 0, 0) {}
 
     void build(int threads) {
         random_.seed(seed_);
         kept_.clear();
         maps_.clear();
+        readable_.clear();
         outputs_.clear();
         orders_.clear();
         picture_ = Plane(3, between(1, 70), between(1, 70));
         // Which of all arguments that are asked for.
         until_wild_ = wild_ ? between(0, 40) : -1;
         for (auto& value : picture_.values) value = static_cast<float>(real(-1, 1));
-        const auto kernels = all_kernels<float>();
-        network_ = std::make_unique<Network<float>>(picture_.height, picture_.width, threads, *kernels[seed_ % kernels.size()]);
+        const auto kernels = all_kernels<T>();
+        network_ = std::make_unique<Network<T>>(picture_.height, picture_.width, threads, *kernels[kernels_ % kernels.size()]);
         first();
         for (int n = between(0, 5); n > 0; n--) next();
         if (chance(2)) classify();
-        outputs_.push_back(static_cast<int>(maps_.size()) - 1);
-        if (chance(3)) outputs_.push_back(between(0, static_cast<int>(maps_.size()) - 1));
+        else outputs_.push_back(pointwise(any(), between(1, 50), -1, true));
+        if (chance(3)) outputs_.push_back(pointwise(any(), between(1, 50), -1, true));
         for (int o : outputs_) {
-            orders_.push_back(chance(2) ? Network<float>::Order::PIXELS : Network<float>::Order::PLANES);
+            orders_.push_back(chance(2) ? Network<T>::Order::PIXELS : Network<T>::Order::PLANES);
             network_->output(maps_[o].first, orders_.back());
         }
         network_->finish();
@@ -147,7 +154,7 @@ class Drawing {
             for (double value : wanted.values) largest = std::max(largest, std::abs(value));
             for (std::size_t n = 0; n < found[o].size(); n++) {
                 const std::size_t i = n % wanted.values.size(), pixels = wanted.height * wanted.width;
-                const bool by_pixels = orders_[o] == Network<float>::Order::PIXELS;
+                const bool by_pixels = orders_[o] == Network<T>::Order::PIXELS;
                 const double value = wanted.values[by_pixels ? i % wanted.channels * pixels + i / wanted.channels : i];
                 const double distance = std::abs(found[o][n] - value);
                 error = distance <= error ? error : distance;  // NaN stays
@@ -158,8 +165,10 @@ class Drawing {
     }
 
   private:
+    using Weight = typename Numbers<T>::Weight;
     struct Layer {
-        std::vector<float> kernel, bias;
+        std::vector<float> kernel, bias, steps;
+        std::vector<std::int8_t> whole;
     };
 
     int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
@@ -174,53 +183,81 @@ class Drawing {
     }
     Clamp clamp() { return chance(2) ? Clamp{0, 6} : Clamp{-INFINITE, INFINITE}; }
 
-    // Exactly as large as it must be, so that a sanitizer sees what is read behind it.
-    Weights<float> layer(int out, int in, int taps) {
+    // Exactly as large as it must be, so that a sanitizer sees what is read behind it. raw: the result holds floats.
+    template <typename N>
+    Weights<N> layer_of(int out, int in, int taps, bool raw) {
         kept_.emplace_back();
+        Layer& kept = kept_.back();
         const double most = 1.7 / std::sqrt(static_cast<double>(in) * taps);
-        for (std::size_t n = static_cast<std::size_t>(out) * in * taps; n > 0; n--)
-            kept_.back().kernel.push_back(static_cast<float>(real(-most, most)));
-        for (int n = 0; n < out; n++) kept_.back().bias.push_back(static_cast<float>(real(-.5, .5)));
-        kept_.back().kernel.shrink_to_fit();
-        kept_.back().bias.shrink_to_fit();
-        return {kept_.back().kernel.data(), kept_.back().bias.data(), out, in, clamp()};
+        for (std::size_t n = static_cast<std::size_t>(out) * in * taps; n > 0; n--) {
+            const double share = real(-1, 1);
+            if constexpr (std::is_same_v<N, Level>) kept.whole.push_back(static_cast<std::int8_t>(share * 63));
+            else kept.kernel.push_back(static_cast<float>(share * most));
+        }
+        for (int n = 0; n < out; n++) {
+            kept.bias.push_back(static_cast<float>(real(-.5, .5)));
+            kept.steps.push_back(static_cast<float>(most / 63));
+        }
+        for (auto* each : {&kept.kernel, &kept.bias, &kept.steps}) each->shrink_to_fit();
+        kept.whole.shrink_to_fit();
+        const Clamp to = clamp();
+        const Levels levels = raw ? Levels{} : this->levels();
+        if constexpr (std::is_same_v<N, Level>)
+            return {kept.whole.data(), kept.bias.data(), out, in, to, kept.steps.data(), levels};
+        else
+            return {kept.kernel.data(), kept.bias.data(), out, in, to, nullptr, levels};
+    }
+    Weights<T> layer(int out, int in, int taps, bool raw = false) { return layer_of<T>(out, in, taps, raw); }
+    // Of a result; none in a network of floats.
+    Levels levels() {
+        if (std::is_same_v<T, float>) return {};
+        return {static_cast<float>(real(.01, .05)), argument(between(0, 255))};
     }
     Stem stem() {
         const int top = between(0, 1), left = between(0, 1);
-        return {layer(between(1, 40), 3, 9), argument(top), argument(left), argument((picture_.height + 1) / 2),
+        return {layer_of<float>(between(1, 40), 3, 9, false), argument(top), argument(left), argument((picture_.height + 1) / 2),
                 argument((picture_.width + 1) / 2)};
     }
     Plane of_stem(const Stem& s) const {
         return convolved(picture_, s.weights, false, {3, 2, 1, s.pad_top, s.pad_left, s.out_height, s.out_width});
     }
     ValueId id(int map) { return argument(maps_[map].first); }
+    // One of those that can be read; and the last of them.
+    int any() { return readable_[between(0, static_cast<int>(readable_.size()) - 1)]; }
+    int last() const { return readable_.back(); }
+    int keep(ValueId value, Plane&& plane, bool raw = false) {
+        maps_.emplace_back(value, std::move(plane));
+        const int map = static_cast<int>(maps_.size()) - 1;
+        if (!raw || std::is_same_v<T, float>) readable_.push_back(map);
+        return map;
+    }
 
     void first() {
         const Stem from = stem();
         if (chance(2)) {
             // Checked by the engine before the reference allocates.
             const ValueId value = network_->stem(from);
-            maps_.emplace_back(value, of_stem(from));
+            keep(value, of_stem(from));
         } else {
             block(from);
         }
     }
 
     void block(const std::optional<Stem>& from) {
-        const int in = from ? -1 : between(0, static_cast<int>(maps_.size()) - 1);
+        const int in = from ? -1 : any();
         const Plane* before = from ? nullptr : &maps_[in].second;
         const int channels = from ? from->weights.out_channels : before->channels;
         const int height = from ? from->out_height : before->height, width = from ? from->out_width : before->width;
-        std::optional<Weights<float>> expand;
+        std::optional<Weights<T>> expand;
         if (!from && chance(2)) expand = layer(between(1, 60), channels, 1);
-        const Weights<float> taps = layer(expand ? expand->out_channels : channels, 1, 9);
+        const Weights<T> taps = layer(expand ? expand->out_channels : channels, 1, 9);
         const int stride = between(1, 2), dilation = chance(3) ? between(1, 3) : 1;
         const int top = between(0, 1) * dilation, left = between(0, 1) * dilation;
-        const Filter<float> filter{taps, argument(stride), argument(dilation),
+        const Filter<T> filter{taps, argument(stride), argument(dilation),
                             argument(top), argument(left), argument((height + stride - 1) / stride),
                             argument((width + stride - 1) / stride)};
         const bool shortcut = !from && stride == 1 && chance(3);
-        const Weights<float> project = layer(shortcut ? channels : between(1, 40), taps.out_channels, 1);
+        const Weights<T> project = layer(shortcut ? channels : between(1, 40), taps.out_channels, 1);
         const ValueId value = network_->block(from ? -1 : id(in), expand, from, filter, project, shortcut);
         Plane x = from ? of_stem(*from) : *before;
         if (expand) x = pointwise_of(x, *expand);
@@ -229,35 +266,36 @@ class Drawing {
         x = pointwise_of(x, project);
         if (shortcut)
             for (std::size_t n = 0; n < x.values.size(); n++) x.values[n] += before->values[n];
-        maps_.emplace_back(value, std::move(x));
+        keep(value, std::move(x));
     }
 
-    void pointwise(int in, int out, int bias) {
+    int pointwise(int in, int out, int bias, bool raw = false) {
         const Plane& before = maps_[in].second;
-        Weights<float> weights = layer(out, before.channels, 1);
+        Weights<T> weights = layer(out, before.channels, 1, raw);
         const ValueId value = network_->pointwise(id(in), weights, bias < 0 ? -1 : id(bias));
         std::vector<float> sum;
         if (bias >= 0) {
             for (double each : maps_[bias].second.values) sum.push_back(static_cast<float>(each));
             weights.bias = sum.data();
         }
-        maps_.emplace_back(value, pointwise_of(before, weights));
+        return keep(value, pointwise_of(before, weights), raw);
     }
 
     void next() {
-        const int last = static_cast<int>(maps_.size()) - 1, in = between(0, last);
+        const int in = any(), last = this->last(), channels = maps_[last].second.channels;
         switch (between(0, 5)) {
-            case 0: return pointwise(in, between(1, 50), -1);
+            case 0: pointwise(in, between(1, 50), -1); return;
             case 1: {
-                const ValueId value = network_->mean(id(last));
-                maps_.emplace_back(value, mean_of(maps_[last].second));
-                return pointwise(last, maps_[last].second.channels, last + 1);
+                const ValueId value = network_->mean(id(last), levels());
+                const int mean = keep(value, mean_of(maps_[last].second));
+                pointwise(last, channels, pointwise(mean, channels, -1, true));
+                return;
             }
             case 2: {
-                pointwise(in, maps_[last].second.channels, -1);
+                const int small = pointwise(in, channels, -1, true), on = pointwise(last, channels, -1, true);
                 const Clamp to = clamp();
-                const ValueId value = network_->enlarge_on(id(last + 1), id(last), to);
-                maps_.emplace_back(value, enlarged_on(maps_[last + 1].second, maps_[last].second, to));
+                const ValueId value = network_->enlarge_on(id(small), id(on), to, levels());
+                keep(value, enlarged_on(maps_[small].second, maps_[on].second, to));
                 return;
             }
             default: return block(std::nullopt);
@@ -265,25 +303,24 @@ class Drawing {
     }
 
     void classify() {
-        const int last = static_cast<int>(maps_.size()) - 1;
-        const Plane before = maps_[last].second;
-        const Weights<float> head = layer(between(1, 90), before.channels, 1);
-        const Weights<float> dense = layer(between(1, 90), head.out_channels, 1);
-        const ValueId value = network_->pooled(id(last), head, dense);
+        const Plane before = maps_[last()].second;
+        const Weights<T> head = layer(between(1, 90), before.channels, 1);
+        const Weights<T> dense = layer(between(1, 90), head.out_channels, 1, true);
+        const ValueId value = network_->pooled(id(last()), head, dense, levels());
         const Plane pooled = mean_of(pointwise_of(before, head));
-        maps_.emplace_back(value, pointwise_of(pooled, dense));
+        outputs_.push_back(keep(value, pointwise_of(pooled, dense), true));
     }
 
-    const std::uint64_t seed_;
+    const std::uint64_t seed_, kernels_;
     const bool wild_;
     std::mt19937_64 random_;
     int until_wild_ = -1;
     Plane picture_;
     std::deque<Layer> kept_;
     std::deque<std::pair<ValueId, Plane>> maps_;
-    std::vector<int> outputs_;
-    std::vector<Network<float>::Order> orders_;
-    std::unique_ptr<Network<float>> network_;
+    std::vector<int> outputs_, readable_;
+    std::vector<typename Network<T>::Order> orders_;
+    std::unique_ptr<Network<T>> network_;
 };
 
 bool same_bits(const std::vector<std::vector<float>>& one, const std::vector<std::vector<float>>& other) {
@@ -294,12 +331,21 @@ bool same_bits(const std::vector<std::vector<float>>& one, const std::vector<std
 }
 
 // What is wrong with a seed's network; nothing if all is well.
+template <typename T>
 std::string wrong_with(std::uint64_t seed) {
-    Drawing drawing(seed, false);
+    const std::size_t kinds = all_kernels<T>().size();
+    Drawing<T> drawing(seed, seed, false);
     drawing.build(1);
     const auto found = drawing.run();
-    const double difference = drawing.difference(found);
-    if (!(difference < 1e-5)) return "differs by " + std::to_string(difference) + " of the largest output";
+    if (std::is_same_v<T, float>) {
+        const double difference = drawing.difference(found);
+        if (!(difference < 1e-5)) return "differs by " + std::to_string(difference) + " of the largest output";
+    } else if (kinds == 3 && seed % kinds < 2) {
+        // The portable kernels of x86-64 have no multiply-add in one instruction, and round otherwise.
+        Drawing<T> other(seed, 1 - seed % kinds, false);
+        other.build(1);
+        if (!same_bits(found, other.run())) return "other kernels have other bits";
+    }
     if (!same_bits(found, drawing.run())) return "a second run has other bits";
     if constexpr (MOST_THREADS > 1) {
         drawing.build(2 + static_cast<int>(seed % 3));
@@ -314,6 +360,26 @@ std::string wrong_with(std::uint64_t seed) {
     return "";
 }
 
+// Whether the engine refuses a seed's wild argument; it may as well run it.
+template <typename T>
+bool refuses_wild(std::uint64_t seed) {
+    try {
+        Drawing<T> wild(seed, seed, true);
+        wild.build(std::min(2, MOST_THREADS));
+        wild.run();
+    } catch (const std::invalid_argument&) {
+        return true;
+    }
+    return false;
+}
+
+template <typename T>
+void print_kernels(const char* what) {
+    std::printf("%s by", what);
+    for (const auto* each : all_kernels<T>()) std::printf("%s %s", each == all_kernels<T>().front() ? "" : ",", each->name);
+    std::printf("; ");
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -322,21 +388,18 @@ int main(int count, char** arguments) {
     const auto began = std::chrono::steady_clock::now();
     std::uint64_t seed = first, refused = 0;
     for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < seconds; seed++) {
-        const std::string wrong = wrong_with(seed);
-        if (!wrong.empty()) {
-            std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed), wrong.c_str());
-            return 1;
-        }
-        try {
-            Drawing wild(seed, true);
-            wild.build(std::min(2, MOST_THREADS));
-            wild.run();
-        } catch (const std::invalid_argument&) {
-            refused++;
+        for (const bool floats : {true, false}) {
+            const std::string wrong = floats ? wrong_with<float>(seed) : wrong_with<Level>(seed);
+            if (!wrong.empty()) {
+                std::printf("seed %llu, %s: %s\n", static_cast<unsigned long long>(seed), floats ? "floats" : "levels",
+                            wrong.c_str());
+                return 1;
+            }
+            refused += floats ? refuses_wild<float>(seed) : refuses_wild<Level>(seed);
         }
     }
-    for (const Kernels<float>* each : all_kernels<float>())
-        std::printf("%s%s", each == all_kernels<float>().front() ? "" : ", ", each->name);
-    std::printf(": %d networks from seed %d on are right; of as many with a wild argument %d were refused\n",
+    print_kernels<float>("floats");
+    print_kernels<Level>("levels");
+    std::printf("%d networks of each from seed %d on are right; of as many with a wild argument %d were refused\n",
                 static_cast<int>(seed - first), static_cast<int>(first), static_cast<int>(refused));
 }
