@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -91,6 +92,8 @@ def predict(
     threads: Threads = None,
 ) -> None:
     """Say what pictures show, and where."""
+    # Read when NumPy loads. Its threads would spin for a while after that, beside all that follows, and gain nothing.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from dataclasses import replace
 
     from mobilenetv2.predictions import Detections
