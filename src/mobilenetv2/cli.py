@@ -1,6 +1,8 @@
-"""The command line: one thin function for each verb. stdout is data, stderr is for people."""
+"""The command line: one thin function for each verb. stdout is data, stderr is for people.
 
-from __future__ import annotations
+`from __future__ import annotations` is missing, as Typer reads the annotations of all verbs at every start, and text
+takes it three times as long.
+"""
 
 import json
 import logging
@@ -135,7 +137,7 @@ def predict(
         raise typer.Exit(2)
 
 
-def _values(answer: Prediction, top: int, polygons: bool) -> dict[str, Any]:
+def _values(answer: "Prediction", top: int, polygons: bool) -> dict[str, Any]:
     from mobilenetv2.predictions import Classification, Detections
 
     if isinstance(answer, Classification):
@@ -143,7 +145,7 @@ def _values(answer: Prediction, top: int, polygons: bool) -> dict[str, Any]:
     return answer.to_dict() if isinstance(answer, Detections) else answer.to_dict(polygons=polygons)
 
 
-def _in_words(answer: Prediction, top: int) -> str:
+def _in_words(answer: "Prediction", top: int) -> str:
     from mobilenetv2.predictions import Classification, Segmentation
 
     if isinstance(answer, Classification):
