@@ -1,9 +1,12 @@
-"""The command line: one thin function for each verb. stdout is data, stderr is for people."""
+"""The command line: one thin function for each verb. stdout is data, stderr is for people.
 
-from __future__ import annotations
+`from __future__ import annotations` is missing, as Typer reads the annotations of all verbs at every start, and text
+takes it three times as long.
+"""
 
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -91,6 +94,8 @@ def predict(
     threads: Threads = None,
 ) -> None:
     """Say what pictures show, and where."""
+    # Read when NumPy loads. Its threads would spin for a while after that, beside all that follows, and gain nothing.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from dataclasses import replace
 
     from mobilenetv2.predictions import Detections
@@ -132,7 +137,7 @@ def predict(
         raise typer.Exit(2)
 
 
-def _values(answer: Prediction, top: int, polygons: bool) -> dict[str, Any]:
+def _values(answer: "Prediction", top: int, polygons: bool) -> dict[str, Any]:
     from mobilenetv2.predictions import Classification, Detections
 
     if isinstance(answer, Classification):
@@ -140,7 +145,7 @@ def _values(answer: Prediction, top: int, polygons: bool) -> dict[str, Any]:
     return answer.to_dict() if isinstance(answer, Detections) else answer.to_dict(polygons=polygons)
 
 
-def _in_words(answer: Prediction, top: int) -> str:
+def _in_words(answer: "Prediction", top: int) -> str:
     from mobilenetv2.predictions import Classification, Segmentation
 
     if isinstance(answer, Classification):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from pathlib import Path
 
 from mobilenetv2.errors import UserError
@@ -16,6 +15,8 @@ def write_aside(path: Path, content: bytes) -> None:
     A reader, or a run that is killed at any moment, sees the old file or the new one, never a part.
     Raises UserError if the folder is missing or not writable, or the disk is full; the old file stays.
     """
+    import tempfile
+
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

@@ -222,7 +222,7 @@ def _frozen(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelFile:
-    """A card and the tensors that its architecture names, as float32."""
+    """A card and the tensors that its architecture names, as float32 (but see `load_model_file`)."""
 
     card: Card
     tensors: Tensors
@@ -244,16 +244,20 @@ class ModelFile:
         write_aside(path, save_safetensors(stored, metadata={CARD_KEY: self.card.to_json()}))
 
 
-def load_model_file(path: Path) -> ModelFile:
-    """Read and check a model file. Raises ModelFileError for anything that could not be run safely."""
+def load_model_file(path: Path, *, to_run: bool = False) -> ModelFile:
+    """Read and check a model file. Raises ModelFileError for anything that could not be run safely.
+
+    to_run: kernels that a batch norm is folded into stay float16 where they are stored so. Who runs a model reads each
+    of them once, and need not have all of them in memory twice as large.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
-    return parse_model_file(content, source=str(path))
+    return parse_model_file(content, source=str(path), to_run=to_run)
 
 
-def parse_model_file(content: bytes, *, source: str) -> ModelFile:
+def parse_model_file(content: bytes, *, source: str, to_run: bool = False) -> ModelFile:
     """The same from memory; `source` names it in errors."""
     card = Card.from_json(card_text(content, source), source=source)
     try:
@@ -261,8 +265,14 @@ def parse_model_file(content: bytes, *, source: str) -> ModelFile:
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise ModelFileError(f"{source}: damaged or cut off ({error})") from error
     _check_tensors(tensors, card.architecture, source=source)
+
+    def kind(name: str) -> type[np.floating[Any]]:
+        stays = to_run and name.endswith(".conv.weight") and tensors[name].dtype == np.float16
+        return np.float16 if stays else np.float32
+
     return ModelFile(
-        card=card, tensors={name: tensors[name].astype(np.float32) for name, _ in tensor_shapes(card.architecture)}
+        card=card,
+        tensors={name: tensors[name].astype(kind(name), copy=False) for name, _ in tensor_shapes(card.architecture)},
     )
 
 

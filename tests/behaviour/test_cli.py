@@ -178,6 +178,26 @@ def test_predicting_brings_no_torch(model: Path, picture: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def imported(*words: object) -> set[str]:
+    """The modules that a Python process loads."""
+    command = [sys.executable, "-X", "importtime", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+def test_predicting_a_photograph_loads_what_it_needs_alone(model: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (40, 30), (200, 40, 40)).save(photo)
+    loaded = imported("-m", "mobilenetv2", "predict", photo, "--model", model, "--engine", "native")
+    assert {"mobilenetv2._native", "numpy", "PIL.JpegImagePlugin"} <= loaded
+    # Each would cost milliseconds or megabytes: other engines, other verbs, OpenSSL, parts of NumPy, other formats.
+    # Some versions of NumPy or Pillow load a few by themselves.
+    spared = {"onnxruntime", "torch", "rich", "mobilenetv2.api", "yaml", "_hashlib", "tempfile", "urllib.request"}
+    spared |= {f"numpy.{part}" for part in ("random", "fft", "ma", "polynomial", "testing")}
+    spared |= {f"PIL.{kind}ImagePlugin" for kind in ("Bmp", "Gif", "Png", "Ppm", "Tiff")}
+    assert sorted(loaded & spared - imported("-c", "import numpy, PIL.JpegImagePlugin")) == []
+
+
 def test_training_without_torch_names_the_extra(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import RandomDetector, RandomModel
-from mobilenetv2.architecture import Convolution
+from mobilenetv2.architecture import Convolution, trunk
 from mobilenetv2.modelfile import CARD_KEY, Card, ModelFile
 from mobilenetv2.networks.mobilenet_v2 import MobileNetV2
 from mobilenetv2.postprocessing import Postprocessing, Scores
@@ -148,6 +149,22 @@ def test_a_folded_batch_norm_by_hand(random_model: RandomModel) -> None:
     scale = part["norm.weight"] / (variance + 1e-3) ** 0.5
     np.testing.assert_allclose(kernel[3], part["conv.weight"] * scale, rtol=1e-6)
     assert bias[3] == pytest.approx(beta - mean * scale, rel=1e-6)
+
+
+def test_folding_rounds_once_however_a_kernel_is_stored(random_model: RandomModel) -> None:
+    model = random_model(preprocessing=Preprocessing(size_hw=(32, 32)))
+    plan = trunk(model.card.classifier)[-1]
+    name = f"{plan.name}.conv.weight"
+    half = model.tensors[name].astype(np.float16)
+    kernels = []
+    for kind in (np.float16, np.float32, np.float64):
+        kernel, _ = fold_batch_norm(replace(model, tensors={**model.tensors, name: half.astype(kind)}), plan)
+        assert kernel.dtype == np.float32
+        kernels.append(kernel)
+    gamma, variance = (model.tensors[f"{plan.name}.norm.{n}"].astype(np.float64) for n in ("weight", "running_var"))
+    scale = gamma / np.sqrt(variance + 1e-5)
+    for kernel in kernels:
+        np.testing.assert_array_equal(kernel, (half * scale[:, None, None, None]).astype(np.float32))
 
 
 # ---- Preprocessing inside the graph: the levels of `preprocess`, to the last one

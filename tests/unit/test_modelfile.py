@@ -76,6 +76,17 @@ def test_half_precision_halves_the_kernels_only(model: ModelFile, tmp_path: Path
         np.testing.assert_allclose(loaded.tensors[name], tensor, rtol=0 if tensor.ndim == 1 else 1e-3, atol=1e-6)
 
 
+def test_who_runs_a_model_gets_its_kernels_as_they_are_stored(model: ModelFile, tmp_path: Path) -> None:
+    for half, kind in ((True, np.float16), (False, np.float32)):
+        path = tmp_path / f"{half}.safetensors"
+        model.save(path, half=half)
+        to_run, usual = load_model_file(path, to_run=True), load_model_file(path)
+        assert list(to_run.tensors) == list(usual.tensors)
+        for name, tensor in usual.tensors.items():
+            assert to_run.tensors[name].dtype == (kind if name.endswith(".conv.weight") else np.float32)
+            np.testing.assert_array_equal(to_run.tensors[name], tensor)
+
+
 def test_half_precision_refuses_what_does_not_fit(model: ModelFile, tmp_path: Path) -> None:
     tensors = {**model.tensors, "stem.conv.weight": model.tensors["stem.conv.weight"] * 1e7}
     with pytest.raises(UserError, match="does not fit float16"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -86,6 +87,18 @@ def test_by_path_as_onnx_and_by_name(box: Path, predictor: Predictor, monkeypatc
     monkeypatch.setattr(predictors, "find_model", lambda name: find_model(name, folder=box))
     assert_same(load("digits").predict(PICTURE), expected)
     assert_same(load().predict(PICTURE), expected)
+
+
+def test_loading_takes_little_more_memory_than_the_file_twice() -> None:
+    # Its content and the tensors in it. All of them as float32 would not fit, nor a large kernel as float64.
+    load("cifar10", engine="native")  # which imports what it needs
+    tracemalloc.start()
+    try:
+        load("cifar10", engine="native")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2.5 * find_model("cifar10").stat().st_size
 
 
 def test_a_name_that_is_not_in_the_box(box: Path, tmp_path: Path) -> None:

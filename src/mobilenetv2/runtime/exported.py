@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,5 +86,7 @@ def _check(folder: Path, name: str, digest: object) -> None:
 
 
 def _digest(path: Path) -> str:
+    import hashlib  # brings OpenSSL, which only folders of exports need
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -75,13 +75,16 @@ def fold_batch_norm(model: ModelFile, plan: Convolution) -> tuple[NDArray[np.flo
     Worked out in float64, then rounded once.
     """
     eps = NUMERICS[model.card.architecture.numerics].batch_norm_eps if plan.norm_eps is None else plan.norm_eps
-    kernel, gamma, beta, mean, variance = (
-        model.tensors[f"{plan.name}.{part}"].astype(np.float64)
-        for part in ("conv.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+    gamma, beta, mean, variance = (
+        model.tensors[f"{plan.name}.norm.{part}"].astype(np.float64)
+        for part in ("weight", "bias", "running_mean", "running_var")
     )
     scale = gamma / np.sqrt(variance + eps)
-    folded, bias = kernel * scale[:, None, None, None], beta - mean * scale
-    return folded.astype(np.float32), bias.astype(np.float32)
+    kernel = model.tensors[f"{plan.name}.conv.weight"]
+    # Some thousand numbers at a time, so that no kernel lies there in float64 as a whole.
+    folded = np.empty(kernel.shape, np.float32)
+    np.multiply(kernel, scale[:, None, None, None], folded, dtype=np.float64, casting="same_kind")
+    return folded, (beta - mean * scale).astype(np.float32)
 
 
 def layer_weights(model: ModelFile, plan: Convolution) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

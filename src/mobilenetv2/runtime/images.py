@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from PIL import Image, UnidentifiedImageError
 from mobilenetv2.errors import ImageError, UserError
 from mobilenetv2.files import reason
 from mobilenetv2.preprocessing import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
@@ -56,6 +59,7 @@ DECODE_ERRORS = (
     zlib.error,
     Image.DecompressionBombError,
 )
+_JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -194,7 +198,7 @@ def _decode(file: IO[bytes], name: str, size: int) -> Image.Image:
         raise ImageError(f"{name}: is empty (0 bytes)")
     try:
         with without_warnings():
-            image = Image.open(file)
+            image = _open(file)
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: is not a picture in a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
@@ -206,6 +210,19 @@ def _decode(file: IO[bytes], name: str, size: int) -> Image.Image:
     if image.format == "EPS":
         raise ImageError(f"{name}: is a PostScript program, which is not run; save it as PNG")
     return _upright_rgb(image, name)
+
+
+def _open(file: IO[bytes]) -> ImageFile:
+    """`Image.open`, which first loads Pillow's plugins of five formats; most pictures need one of them."""
+    if file.read(len(_JPEG_START)) == _JPEG_START:
+        from PIL.JpegImagePlugin import jpeg_factory
+
+        file.seek(0)
+        try:
+            return jpeg_factory(file)
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            pass  # as there, which then asks the other plugins
+    return Image.open(file)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def load(
         except OSError as error:
             raise ModelFileError(f"{path}: cannot be read: {reason(error)}") from error
         return predictor_of_graph(content, source=str(path), **options)
-    return predictor_of(load_model_file(path), engine=engine, **options)
+    return predictor_of(load_model_file(path, to_run=True), engine=engine, **options)
 
 
 def predictor_of(
