@@ -28,7 +28,6 @@ from mobilenetv2.errors import UserError
 from mobilenetv2.exports.target import TARGETS
 from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.runtime.engine import open_session
-from mobilenetv2.runtime.engine_native import NativeEngine
 from mobilenetv2.runtime.engine_openvino import XML, import_openvino
 from mobilenetv2.runtime.engines import FROM_EXPORTS, FUSED_ENGINE, engine_class, engine_of_model
 from mobilenetv2.runtime.graph import network_graph
@@ -79,6 +78,9 @@ def start(name: str, folder: Path, threads: int, shape: Shape) -> Run:
         session = open_session(network_graph(model, int8=True), threads=threads)
         return lambda images: session.run(None, {"images": images})
     if int8:
+        # Other Pythons than the fused engine's may lack it.
+        from mobilenetv2.runtime.engine_native import NativeEngine
+
         return NativeEngine(model, threads=threads, int8=True).run
     return engine_of_model(name, model, threads=threads).run
 

@@ -10,7 +10,7 @@ its multiply-adds would at the speed of a burst on each thread, in float32 whate
 
 A turn is two runs that do not count and five that do, or fewer where they are long. Others wait meanwhile, and there
 is a pause before it, until their threads sleep: some spin for milliseconds after a run. Before and after it stands a
-burst of multiply-adds on one thread; where one takes more than 1.1 times as long as the row's best, the turn
+burst of multiply-adds on one thread; where one takes more than 1.15 times as long as the row's best, the turn
 does not count. An engine runs in this Python if that has what it needs, else in `.export/NAME/bin/python` of
 `make test-export`, or where --python says. One that is not there, or does not know the network, is left out.
 
@@ -60,9 +60,9 @@ ENGINES = {
     "executorch": "executorch",
 }
 PAUSE_SECONDS = 0.05
-# About a fifth of a millisecond each; the best of some is told.
-BURST_ROUNDS, BURSTS = 100_000, 5
-NOISE = 1.1
+# A third of a millisecond each. The first ones wake the processor.
+BURST_ROUNDS, WAKING, BURSTS = 100_000, 4, 9
+NOISE = 1.15
 CALIBRATION_PICTURES = 1
 
 Worker = subprocess.Popen[str]
@@ -133,11 +133,13 @@ def turn(worker: Worker) -> float:
 
 
 def burst() -> float:
-    """Seconds of an operation, while several bursts are made."""
-    operations, began = 0.0, time.perf_counter()
-    for _ in range(BURSTS):
-        operations += _native.burst(BURST_ROUNDS)
-    return (time.perf_counter() - began) / operations
+    """Seconds of an operation: the median of some bursts."""
+    found = []
+    for _ in range(WAKING + BURSTS):
+        began = time.perf_counter()
+        operations = _native.burst(BURST_ROUNDS)
+        found.append((time.perf_counter() - began) / operations)
+    return statistics.median(found[WAKING:])
 
 
 def measure(workers: dict[str, Worker], rounds: int) -> tuple[dict[str, list[float]], float]:
