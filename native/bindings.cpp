@@ -25,7 +25,8 @@ using Pair = std::pair<int, int>;
 // Kernel, bias, and the least and most of the result; of levels: the width of each output channel's step, and scale and
 // zero of the result's levels.
 template <typename T>
-using Layer = std::tuple<Array<typename Numbers<T>::Weight>, Array<float>, float, float, std::optional<Array<float>>, float, int>;
+using Layer = std::tuple<Array<typename Numbers<T>::Weight>, Array<float>, float, float, std::optional<Array<float>>, float,
+                         int>;
 using StemArguments = std::tuple<Layer<float>, Pair, Pair>;
 template <typename T>
 using FilterArguments = std::tuple<Layer<T>, int, int, Pair, Pair>;

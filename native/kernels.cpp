@@ -13,8 +13,8 @@ enum class Result { IN_A_ROW, SCATTERED, ADDED };
 // out and shortcut: at the tile's first pixel and block; out_pixels: of its first pixel. blocks: that there are, as the last
 // vector may hold fewer.
 template <Result RESULT, int PIXELS, int VECTORS>
-ALWAYS_INLINE void finish_sums(const Vector (&sums)[PIXELS][VECTORS], int blocks, Clamp to, Run<float> out, const int* out_pixels,
-                        Run<const float> shortcut) {
+ALWAYS_INLINE void finish_sums(const Vector (&sums)[PIXELS][VECTORS], int blocks, Clamp to, Run<float> out,
+                               const int* out_pixels, Run<const float> shortcut) {
     const Vector low = broadcast(to.low), high = broadcast(to.high);
     UNROLL
     for (int p = 0; p < PIXELS; p++) {
@@ -35,8 +35,8 @@ ALWAYS_INLINE void finish_sums(const Vector (&sums)[PIXELS][VECTORS], int blocks
 }
 
 template <Result RESULT, int VECTORS>
-void pointwise_panel(const Panels<float>& panels, Panel at, Run<const float> in, int pixels, Run<float> out, const int* out_pixels,
-                     Run<const float> shortcut) {
+void pointwise_panel(const Panels<float>& panels, Panel at, Run<const float> in, int pixels, Run<float> out,
+                     const int* out_pixels, Run<const float> shortcut) {
     const float* panel = panels.values + static_cast<std::ptrdiff_t>(at.first) * panels.in_blocks * LANES * LANES;
     Fetch fetch(panels.ahead, (pixels + most_pixels(VECTORS) - 1) / most_pixels(VECTORS) * panels.in_blocks);
     in_tiles<most_pixels(VECTORS)>(pixels, [&](auto size, int x) {
@@ -58,8 +58,8 @@ void pointwise_panel(const Panels<float>& panels, Panel at, Run<const float> in,
     });
 }
 
-void pointwise(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out, const int* out_pixels,
-               Run<const float> shortcut) {
+void pointwise(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out,
+               const int* out_pixels, Run<const float> shortcut) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
         auto run = pointwise_panel<Result::IN_A_ROW, vectors.value>;
         if (out_pixels) run = pointwise_panel<Result::SCATTERED, vectors.value>;
@@ -72,8 +72,8 @@ void pointwise(const Panels<float>& panels, int panel, Run<const float> in, int 
 // The results of some pixels, a block or two neighbours of them in each vector.
 // STRIDE 0: any stride and dilation, as they are given; else that stride, and no dilation.
 template <int BLOCKS, int VECTORS, int STRIDE>
-ALWAYS_INLINE void depthwise_tile(const float* const rows[3], std::ptrdiff_t at, const FilterBlock<float>& filter, int stride, int dilation,
-                           float* out, Clamp to) {
+ALWAYS_INLINE void depthwise_tile(const float* const rows[3], std::ptrdiff_t at, const FilterBlock<float>& filter,
+                                  int stride, int dilation, float* out, Clamp to) {
     constexpr int STEP = STRIDE * BLOCKS;
     using V = typename Floats<BLOCKS>::Type;
     V sums[VECTORS];
@@ -113,8 +113,8 @@ ALWAYS_INLINE void depthwise_tile(const float* const rows[3], std::ptrdiff_t at,
 
 // BLOCKS: SPAN takes neighbours together, which are apart where the stride is not 1.
 template <int BLOCKS, int STRIDE>
-void depthwise_row(const float* const rows[3], const FilterBlock<float>& filter, int stride, int dilation, int pixels, float* out,
-                   Clamp to) {
+void depthwise_row(const float* const rows[3], const FilterBlock<float>& filter, int stride, int dilation, int pixels,
+                   float* out, Clamp to) {
     in_tiles<8>(pixels / BLOCKS, [&](auto size, int x) {
         depthwise_tile<BLOCKS, size.value, STRIDE>(rows, x * BLOCKS * stride * LANES, filter, stride, dilation,
                                               out + x * BLOCKS * LANES, to);
@@ -123,8 +123,8 @@ void depthwise_row(const float* const rows[3], const FilterBlock<float>& filter,
         depthwise_tile<1, 1, STRIDE>(rows, rest * stride * LANES, filter, stride, dilation, out + rest * LANES, to);
 }
 
-void depthwise(const float* const rows[3], const FilterBlock<float>& filter, int stride, int dilation, int pixels, float* out,
-               Clamp to) {
+void depthwise(const float* const rows[3], const FilterBlock<float>& filter, int stride, int dilation, int pixels,
+               float* out, Clamp to) {
     auto run = stride == 1 ? depthwise_row<SPAN, 0> : depthwise_row<1, 0>;
     if (dilation == 1 && stride == 1) run = depthwise_row<SPAN, 1>;
     if (dilation == 1 && stride == 2) run = depthwise_row<1, 2>;

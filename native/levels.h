@@ -23,7 +23,9 @@ static inline std::int32_t four(const void* from) {
 typedef __m256i BlockSums;
 
 static inline BlockSums add(BlockSums a, BlockSums b) { return _mm256_add_epi32(a, b); }
-static inline BlockSums load_bytes(const void* from, BlockSums) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
+static inline BlockSums load_bytes(const void* from, BlockSums) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
 static inline BlockSums broadcast_four(const void* from, BlockSums) { return _mm256_set1_epi32(four(from)); }
 static inline void keep_in_register(BlockSums& value) { asm("" : "+v"(value)); }
 static inline Block to_floats(BlockSums sums) { return (Block)_mm256_cvtepi32_ps(sums); }

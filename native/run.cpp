@@ -138,7 +138,8 @@ void Network<T>::run_by_rows(const Step& step, Worker& worker) {
     const Rows<float> raw = rows<float>(out);
     for (int n = 0; worker.claim(pair) < high - low; n++) {
         const int first_row = (worker.descends() ? high - 1 - n : low + n) * band_rows;
-        make_rows(step, last, worker, first_row, std::min(first_row + band_rows, height) - 1, rows(out), is_raw(out) ? &raw : nullptr);
+        make_rows(step, last, worker, first_row, std::min(first_row + band_rows, height) - 1, rows(out),
+                  is_raw(out) ? &raw : nullptr);
     }
 }
 
@@ -270,7 +271,8 @@ void Network<T>::run_by_image(const Step& step, Worker& worker) {
         Panels<T> project = stage.project.view();
         project.ahead[0] = after(stage.project, unit / parts, step.then);
         if (is_raw(out)) {
-            kernels_.pointwise_raw(project, unit / parts, some, pixels, {at<float>(out.offset) + first * LANES, out.block()});
+            const Run<float> to{at<float>(out.offset) + first * LANES, out.block()};
+            kernels_.pointwise_raw(project, unit / parts, some, pixels, to);
         } else {
             const Run<const T> shortcut =
                 stage.shortcut ? Run<const T>{from.at + first * LANES, from.block} : Run<const T>{nullptr, 0};
@@ -393,7 +395,8 @@ void Network<T>::run_pooled(const Step& step, Worker& worker) {
                 double of_block[LANES] = {};
                 for (std::ptrdiff_t at = 0; at < pixels; at += MOST_SUMMED) {
                     Sum some[LANES] = {};
-                    kernels_.sum(image + (b * pixels + at) * LANES, static_cast<int>(std::min(pixels - at, MOST_SUMMED)), some);
+                    const auto count = static_cast<int>(std::min(pixels - at, MOST_SUMMED));
+                    kernels_.sum(image + (b * pixels + at) * LANES, count, some);
                     for (int lane = 0; lane < LANES; lane++) of_block[lane] += some[lane];
                 }
                 for (int lane = 0; lane < LANES; lane++)
@@ -410,7 +413,8 @@ void Network<T>::run_pooled(const Step& step, Worker& worker) {
         Sum sum{};
         for (int group = 0; group < step.groups; group++) sum += all_sums[static_cast<std::ptrdiff_t>(group) * outputs + o];
         const float scale = std::is_same_v<T, Level> ? step.dense.scale[o] : 1.0f;
-        to[o] = std::clamp(static_cast<float>(sum) * scale + step.dense.bias[o], step.dense.clamp.low, step.dense.clamp.high);
+        const float value = static_cast<float>(sum) * scale + step.dense.bias[o];
+        to[o] = std::clamp(value, step.dense.clamp.low, step.dense.clamp.high);
     }
 }
 

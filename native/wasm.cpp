@@ -108,8 +108,8 @@ void EXPORT(network_delete)(Network<float>* network) { delete network; }
 int EXPORT(network_stem)(Network<float>* network, const StemRecord* stem) {
     return on(network, [&](Network<float>& self) { return self.stem(checked(stem)); });
 }
-int EXPORT(network_block)(Network<float>* network, int in, const WeightsRecord* expand, const StemRecord* stem, const FilterRecord* filter,
-                          const WeightsRecord* project, int shortcut) {
+int EXPORT(network_block)(Network<float>* network, int in, const WeightsRecord* expand, const StemRecord* stem,
+                          const FilterRecord* filter, const WeightsRecord* project, int shortcut) {
     return on(network, [&](Network<float>& self) {
         return self.block(in, optional(expand), optional(stem), checked(filter), checked(project), shortcut != 0);
     });

@@ -105,7 +105,8 @@ template <typename T>
 class Drawing {
   public:
     // kernels: which of them, in their order.
-    Drawing(std::uint64_t seed, std::uint64_t kernels, bool wild) : seed_(seed), kernels_(kernels), wild_(wild), picture_(3, 0, 0) {}
+    Drawing(std::uint64_t seed, std::uint64_t kernels, bool wild)
+        : seed_(seed), kernels_(kernels), wild_(wild), picture_(3, 0, 0) {}
 
     void build(int threads) {
         random_.seed(seed_);
