@@ -40,8 +40,7 @@ drawn:
 	native/tests/build.sh $(CXX) build/native/drawn
 	build/native/drawn $(DRAW)
 
-# The same with sanitizers; kernels that are unrolled take them minutes to compile, with CXX=clang++ fewer (Debian's packages clang
-# and libclang-rt-dev).
+# The same with sanitizers.
 sanitize:
 	native/tests/build.sh $(CXX) build/native/address address undefined
 	build/native/address $(DRAW)

@@ -38,8 +38,11 @@ struct Floats<1> {
     typedef Block Type;
 };
 
-// Loops over the registers of a tile must be gone before the compiler chooses registers.
+// Loops over the registers of a tile must be gone before the compiler chooses registers. Nothing for sanitizers, which would
+// take minutes.
+#ifndef UNROLL
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 // Where sums are in registers: a call would have them in memory.
 #define ALWAYS_INLINE [[gnu::always_inline]] inline
 
