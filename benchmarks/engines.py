@@ -10,7 +10,7 @@ its multiply-adds would at the speed of a burst on each thread, in float32 whate
 
 A turn is two runs that do not count and five that do, or fewer where they are long. Others wait meanwhile, and there
 is a pause before it, until their threads sleep: some spin for milliseconds after a run. Before and after it stands a
-burst of multiply-adds on one thread; where one takes more than 1.15 times as long as the row's best, the turn
+burst of multiply-adds on as many threads; where one takes more than 1.15 times as long as the row's best, the turn
 does not count. An engine runs in this Python if that has what it needs, else in `.export/NAME/bin/python` of
 `make test-export`, or where --python says. One that is not there, or does not know the network, is left out.
 
@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -132,8 +133,13 @@ def turn(worker: Worker) -> float:
     return float(found["seconds"])
 
 
-def burst() -> float:
-    """Seconds of an operation: the median of some bursts."""
+def burst(threads: int) -> float:
+    """Seconds of an operation on each of so many threads at once: the slowest of the medians of some bursts."""
+    with ThreadPoolExecutor(threads) as pool:
+        return max(pool.map(lambda _: one_burst(), range(threads)))
+
+
+def one_burst() -> float:
     found = []
     for _ in range(WAKING + BURSTS):
         began = time.perf_counter()
@@ -142,14 +148,14 @@ def burst() -> float:
     return statistics.median(found[WAKING:])
 
 
-def measure(workers: dict[str, Worker], rounds: int) -> tuple[dict[str, list[float]], float]:
+def measure(workers: dict[str, Worker], threads: int, rounds: int) -> tuple[dict[str, list[float]], float]:
     """Of each engine seconds of a run in every turn that counts; and the best burst."""
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in workers}
     best = math.inf
     for _ in range(rounds):
         for name, worker in workers.items():
             time.sleep(PAUSE_SECONDS)
-            before, taken, after = burst(), turn(worker), burst()
+            before, taken, after = burst(threads), turn(worker), burst(threads)
             best = min(best, before, after)
             turns[name].append((max(before, after), taken))
     quiet = {name: [taken for slower, taken in found if slower <= NOISE * best] for name, found in turns.items()}
@@ -187,7 +193,7 @@ def run_case(case: Case, folder: Path, options: argparse.Namespace, pythons: dic
             if not workers or not options.rounds:
                 return
             print(f"{case.name}, {threads} threads: {', '.join(workers)}", file=sys.stderr, flush=True)
-            times, best = measure(workers, options.rounds)
+            times, best = measure(workers, threads, options.rounds)
         peak = 1 / best
         found = cells(times, options.rounds, peak, operations / peak / threads)
         print(f"| {case.name} | {threads} | {' | '.join(found)} |", flush=True)

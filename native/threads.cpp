@@ -4,6 +4,9 @@
 
 #include <chrono>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #endif
@@ -25,6 +28,25 @@ constexpr int SPINS = 1000;
 // wake it on the processor of its caller, which then shares it for milliseconds.
 constexpr auto AWAKE = std::chrono::milliseconds(2);
 
+// Systems wake a worker on the processor of its caller now and then, and may leave both there: each then waits for what the
+// other computes, and two threads take longer than one.
+#if defined(__linux__)
+int processor() { return sched_getcpu(); }
+void leave(int processor) {
+    if (processor < 0 || sched_getcpu() != processor) return;
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    CPU_CLR(processor, &others);
+    // It moves at once, and may go wherever it might before.
+    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0)
+        sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+int processor() { return -1; }
+void leave(int) {}
+#endif
+
 }  // namespace
 
 void Barrier::wait() {
@@ -45,6 +67,7 @@ struct Team::Shared {
     Barrier end;
     std::atomic<uint32_t> runs{0};
     std::atomic<bool> stop{false};
+    std::atomic<int> caller{-1};  // its processor
     const std::function<void(int)>* work = nullptr;
 };
 
@@ -62,6 +85,7 @@ void Team::start() {
                         pause_briefly();
                 shared->runs.wait(seen, std::memory_order_acquire);
                 if (shared->stop.load(std::memory_order_relaxed)) return;
+                leave(shared->caller.load(std::memory_order_relaxed));
                 (*shared->work)(t);
                 shared->end.wait();
             }
@@ -82,6 +106,7 @@ void Team::run(const std::function<void(int)>& work) {
         start();
     }
     shared_->work = &work;
+    shared_->caller.store(processor(), std::memory_order_relaxed);
     shared_->runs.fetch_add(1, std::memory_order_release);
     shared_->runs.notify_all();
     work(0);
