@@ -254,9 +254,10 @@ class Drawing {
         const Weights<T> taps = layer(expand ? expand->out_channels : channels, 1, 9);
         const int stride = between(1, 2), dilation = chance(3) ? between(1, 3) : 1;
         const int top = between(0, 1) * dilation, left = between(0, 1) * dilation;
-        const Filter<T> filter{taps, argument(stride), argument(dilation),
-                            argument(top), argument(left), argument((height + stride - 1) / stride),
-                            argument((width + stride - 1) / stride)};
+        // A wild stem may be as large as an int.
+        const auto divided = [stride](std::int64_t size) { return static_cast<int>((size + stride - 1) / stride); };
+        const Filter<T> filter{taps,          argument(stride),          argument(dilation),       argument(top),
+                               argument(left), argument(divided(height)), argument(divided(width))};
         const bool shortcut = !from && stride == 1 && chance(3);
         const Weights<T> project = layer(shortcut ? channels : between(1, 40), taps.out_channels, 1);
         const ValueId value = network_->block(from ? -1 : id(in), expand, from, filter, project, shortcut);
