@@ -9,7 +9,7 @@ from mobilenetv2.modelfile import ModelFile
 from mobilenetv2.runtime.level_file import LEVELS, level_file
 
 
-def write_native(model: ModelFile, folder: Path, *, int8: bool = False, taps: bool = False) -> None:
+def write_native(model: ModelFile, folder: Path, *, int8: bool = False) -> None:
     """int8: of a model that was prepared for it. Raises ExportError without it: there would be nothing to write."""
     if not int8:
         raise ExportError(
