@@ -7,8 +7,10 @@
 namespace mobilenetv2 {
 namespace {
 
-// What becomes of a tile's results. Known when this is compiled, as with few input channels it takes a fifth of the time.
-enum class Result { IN_A_ROW, SCATTERED, ADDED };
+// Where a tile's results go: into a map, there after the shortcut is added to them, or to what is to be filtered, in a row
+// or to places. Known when this is compiled, as with few input channels it takes a fifth of the time.
+enum class Result { TO_MAP, ADDED, WIDE, SCATTERED };
+constexpr Result IN_A_WIDE_ROW = SPAN == 1 ? Result::TO_MAP : Result::WIDE;
 
 // out and shortcut: at the tile's first pixel and block; out_pixels: of its first pixel. blocks: that there are, as the last
 // vector may hold fewer.
@@ -18,134 +20,171 @@ ALWAYS_INLINE void finish_sums(const Vector (&sums)[PIXELS][VECTORS], int blocks
     const Vector low = broadcast(to.low), high = broadcast(to.high);
     UNROLL
     for (int p = 0; p < PIXELS; p++) {
-        float* pixel = out.at + (RESULT == Result::SCATTERED ? out_pixels[p] : p * LANES);
         UNROLL
         for (int n = 0; n < VECTORS; n++) {
             const Vector values = clamp(sums[p][n], low, high);
-            UNROLL
-            for (int h = 0; h < SPAN; h++) {
-                const int b = n * SPAN + h;
-                if (h > 0 && n == VECTORS - 1 && b >= blocks) break;
-                Block value = half(values, h);
-                if (RESULT == Result::ADDED) value += load<1>(shortcut.at + p * LANES + b * shortcut.block);
-                store(pixel + b * out.block, value);
+            if constexpr (RESULT == Result::WIDE || RESULT == Result::SCATTERED) {
+                store(out.at + (RESULT == Result::WIDE ? p * WIDTH : out_pixels[p]) + n * out.block, values);
+            } else {
+                UNROLL
+                for (int h = 0; h < SPAN; h++) {
+                    const int b = n * SPAN + h;
+                    if (h > 0 && n == VECTORS - 1 && b >= blocks) break;
+                    Block value = half(values, h);
+                    if (RESULT == Result::ADDED) value += load<1>(shortcut.at + p * LANES + b * shortcut.block);
+                    store(out.at + p * LANES + b * out.block, value);
+                }
             }
         }
     }
 }
 
-template <Result RESULT, int VECTORS>
+// STEP: floats from one pixel that is read to the next.
+template <Result RESULT, int STEP, int VECTORS>
 void pointwise_panel(const Panels<float>& panels, Panel at, Run<const float> in, int pixels, Run<float> out,
                      const int* out_pixels, Run<const float> shortcut) {
+    constexpr int OUT_STEP = RESULT == Result::SCATTERED ? 0 : RESULT == Result::WIDE ? WIDTH : LANES;
     const float* panel = panels.values + static_cast<std::ptrdiff_t>(at.first) * panels.in_blocks * LANES * LANES;
     Fetch fetch(panels.ahead, (pixels + most_pixels(VECTORS) - 1) / most_pixels(VECTORS) * panels.in_blocks);
     in_tiles<most_pixels(VECTORS)>(pixels, [&](auto size, int x) {
         Vector sums[size.value][VECTORS];
         start_sums(sums, panels.bias + at.first * LANES);
-        const float *from = in.at + x * LANES, *weights = panel;
-        for (int block = 0; block < panels.in_blocks; block++, from += in.block) {
+        const float *from = in.at + x * STEP, *weights = panel;
+        for (int block = 1; block <= panels.in_blocks; block++) {
             fetch.step();
             UNROLL
             for (int k = 0; k < LANES; k++, weights += VECTORS * WIDTH) {
                 fetch.share<LANES>(k);
-                multiply_channel<size.value, VECTORS, LANES>(sums, from + k, weights);
+                multiply_channel<size.value, VECTORS, STEP>(sums, from + k, weights);
             }
+            from += block % (STEP / LANES) == 0 ? in.block - (STEP - LANES) : LANES;
         }
-        const bool scattered = RESULT == Result::SCATTERED;
-        finish_sums<RESULT>(sums, at.blocks, panels.clamp, {scattered ? out.at : out.at + x * LANES, out.block},
-                            scattered ? out_pixels + x : nullptr,
+        finish_sums<RESULT>(sums, at.blocks, panels.clamp, {out.at + x * OUT_STEP, out.block},
+                            RESULT == Result::SCATTERED ? out_pixels + x : nullptr,
                             {RESULT == Result::ADDED ? shortcut.at + x * LANES : nullptr, shortcut.block});
     });
 }
 
-void pointwise(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out,
-               const int* out_pixels, Run<const float> shortcut) {
+// Where the results of a panel begin.
+template <typename T>
+Run<T> of_panel(Run<T> map, Panel at) {
+    return {map.at ? map.at + at.first * map.block : nullptr, map.block};
+}
+
+void pointwise(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
-        auto run = pointwise_panel<Result::IN_A_ROW, vectors.value>;
-        if (out_pixels) run = pointwise_panel<Result::SCATTERED, vectors.value>;
-        if (shortcut.at) run = pointwise_panel<Result::ADDED, vectors.value>;
-        run(panels, at, in, pixels, {out.at + at.first * out.block, out.block}, out_pixels,
-            {shortcut.at ? shortcut.at + at.first * shortcut.block : nullptr, shortcut.block});
+        pointwise_panel<Result::TO_MAP, LANES, vectors.value>(panels, at, in, pixels, of_panel(out, at), nullptr,
+                                                              {nullptr, 0});
     });
 }
 
-// The results of some pixels, a block or two neighbours of them in each vector.
-// STRIDE 0: any stride and dilation, as they are given; else that stride, and no dilation.
-template <int BLOCKS, int VECTORS, int STRIDE>
-ALWAYS_INLINE void depthwise_tile(const float* const rows[3], std::ptrdiff_t at, const FilterBlock<float>& filter,
-                                  int stride, int dilation, float* out, Clamp to) {
-    constexpr int STEP = STRIDE * BLOCKS;
-    using V = typename Floats<BLOCKS>::Type;
-    V sums[VECTORS];
-    const V bias = repeat<BLOCKS>(filter.bias);
+void expand(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out,
+            const int* out_pixels) {
+    on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
+        auto run = pointwise_panel<IN_A_WIDE_ROW, LANES, vectors.value>;
+        if (out_pixels) run = pointwise_panel<Result::SCATTERED, LANES, vectors.value>;
+        run(panels, at, in, pixels, {out.at + at.first / SPAN * out.block, out.block}, out_pixels, {nullptr, 0});
+    });
+}
+
+void project(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out,
+             Run<const float> shortcut) {
+    on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
+        auto run = pointwise_panel<Result::TO_MAP, WIDTH, vectors.value>;
+        if (shortcut.at) run = pointwise_panel<Result::ADDED, WIDTH, vectors.value>;
+        run(panels, at, in, pixels, of_panel(out, at), nullptr, of_panel(shortcut, at));
+    });
+}
+
+// Only 32 registers have room for nine taps and a bias beside a tile.
+constexpr bool HOLDS_TAPS = SPAN > 1;
+
+// The results of some pixels. STRIDE 0: any stride and dilation, as they are given; else that stride, and DILATION.
+template <int PIXELS, int STRIDE, int DILATION>
+ALWAYS_INLINE void depthwise_tile(const float* const rows[3], std::ptrdiff_t at, const float* filter,
+                                  const Vector (&held)[10], int stride, int dilation, float* out, Clamp to) {
+    Vector sums[PIXELS];
+    const Vector bias = HOLDS_TAPS ? held[9] : load(filter + 9 * WIDTH);
     UNROLL
-    for (int p = 0; p < VECTORS; p++) sums[p] = bias;
+    for (int p = 0; p < PIXELS; p++) sums[p] = bias;
     UNROLL
     for (int ky = 0; ky < 3; ky++) {
         const float* row = rows[ky] + at;
-        V w[3];
+        Vector w[3];
         UNROLL
-        for (int kx = 0; kx < 3; kx++) w[kx] = repeat<BLOCKS>(filter.taps[3 * ky + kx]);
+        for (int kx = 0; kx < 3; kx++) w[kx] = HOLDS_TAPS ? held[3 * ky + kx] : load(filter + (3 * ky + kx) * WIDTH);
         if constexpr (STRIDE != 0) {
             // Each input is loaded once for all results that it is part of.
             UNROLL
-            for (int i = 0; i < (VECTORS - 1) * STEP + 3; i++) {
-                V value = load<BLOCKS>(row + i * LANES);
+            for (int i = 0; i < (PIXELS - 1) * STRIDE + 2 * DILATION + 1; i++) {
+                Vector value = load(row + i * WIDTH);
                 keep_in_register(value);
                 UNROLL
                 for (int kx = 0; kx < 3; kx++) {
-                    const int p = (i - kx) / STEP;
-                    if (i >= kx && (i - kx) % STEP == 0 && p < VECTORS) sums[p] += value * w[kx];
+                    const int first = i - kx * DILATION, p = first / STRIDE;
+                    if (first >= 0 && first % STRIDE == 0 && p < PIXELS) sums[p] += value * w[kx];
                 }
             }
         } else {
             UNROLL
             for (int kx = 0; kx < 3; kx++)
                 UNROLL
-                for (int p = 0; p < VECTORS; p++)
-                    sums[p] += w[kx] * load<BLOCKS>(row + (p * BLOCKS * stride + kx * dilation) * LANES);
+                for (int p = 0; p < PIXELS; p++) sums[p] += w[kx] * load(row + (p * stride + kx * dilation) * WIDTH);
         }
     }
-    const V low = broadcast<BLOCKS>(to.low), high = broadcast<BLOCKS>(to.high);
+    const Vector low = broadcast(to.low), high = broadcast(to.high);
     UNROLL
-    for (int p = 0; p < VECTORS; p++) store(out + p * BLOCKS * LANES, clamp(sums[p], low, high));
+    for (int p = 0; p < PIXELS; p++) store(out + p * WIDTH, clamp(sums[p], low, high));
 }
 
-// BLOCKS: SPAN takes neighbours together, which are apart where the stride is not 1.
-template <int BLOCKS, int STRIDE>
-void depthwise_row(const float* const rows[3], const FilterBlock<float>& filter, int stride, int dilation, int pixels,
-                   float* out, Clamp to) {
-    in_tiles<8>(pixels / BLOCKS, [&](auto size, int x) {
-        depthwise_tile<BLOCKS, size.value, STRIDE>(rows, x * BLOCKS * stride * LANES, filter, stride, dilation,
-                                              out + x * BLOCKS * LANES, to);
+template <int STRIDE, int DILATION>
+void depthwise_rows(const float* const rows[3], std::ptrdiff_t in_row, const FilterBlock<float>* filter, int stride,
+                    int dilation, int pixels, int count, float* out, std::ptrdiff_t out_row, Clamp to) {
+    in_tiles<HOLDS_TAPS ? 14 : 8>(pixels, [=](auto size, int x) {
+        Vector held[10];
+        if constexpr (HOLDS_TAPS) {
+            UNROLL
+            for (int k = 0; k < 10; k++) {
+                held[k] = load(filter->values + k * WIDTH);
+                keep_in_register(held[k]);
+            }
+        }
+        for (int y = 0; y < count; y++)
+            depthwise_tile<size.value, STRIDE, DILATION>(rows, y * in_row + x * stride * WIDTH, filter->values, held, stride,
+                                                         dilation, out + y * out_row + x * WIDTH, to);
     });
-    if (const int rest = pixels - pixels % BLOCKS; rest < pixels)
-        depthwise_tile<1, 1, STRIDE>(rows, rest * stride * LANES, filter, stride, dilation, out + rest * LANES, to);
 }
 
-void depthwise(const float* const rows[3], const FilterBlock<float>& filter, int stride, int dilation, int pixels,
-               float* out, Clamp to) {
-    auto run = stride == 1 ? depthwise_row<SPAN, 0> : depthwise_row<1, 0>;
-    if (dilation == 1 && stride == 1) run = depthwise_row<SPAN, 1>;
-    if (dilation == 1 && stride == 2) run = depthwise_row<1, 2>;
-    run(rows, filter, stride, dilation, pixels, out, to);
+void depthwise(const float* const rows[3], std::ptrdiff_t in_row, const FilterBlock<float>* filter, int stride,
+               int dilation, int pixels, int count, float* out, std::ptrdiff_t out_row, Clamp to) {
+    auto run = depthwise_rows<0, 0>;
+    if (dilation == 1 && stride == 1) run = depthwise_rows<1, 1>;
+    if (dilation == 1 && stride == 2) run = depthwise_rows<2, 1>;
+    if (dilation == 2 && stride == 1) run = depthwise_rows<1, 2>;
+    run(rows, in_row, filter, stride, dilation, pixels, count, out, out_row, to);
 }
 
 // Not inlined: with its tile inside, GCC keeps the panel's loop variables in registers rather than sums.
-template <int PIXELS, int VECTORS>
+template <Result RESULT, int PIXELS, int VECTORS>
 [[gnu::noinline]] void stem_tile(const Panels<float>& panels, Panel at, const float* const rows[9], int x, Run<float> out) {
     Vector sums[PIXELS][VECTORS];
     multiply_stem(sums, panels, at, rows, x);
-    finish_sums<Result::IN_A_ROW>(sums, at.blocks, panels.clamp, out, nullptr, {nullptr, 0});
+    finish_sums<RESULT>(sums, at.blocks, panels.clamp, out, nullptr, {nullptr, 0});
 }
 
-void stem(const Panels<float>& panels, int panel, const float* const rows[9], int pixels, Run<float> out) {
+template <Result RESULT>
+void stem_panel(const Panels<float>& panels, int panel, const float* const rows[9], int pixels, Run<float> out) {
+    constexpr int STEP = RESULT == Result::WIDE ? WIDTH : LANES;
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
         in_tiles<stem_pixels(vectors.value)>(pixels, [&](auto size, int x) {
-            stem_tile<size.value, vectors.value>(panels, at, rows, x,
-                                                 {out.at + at.first * out.block + x * LANES, out.block});
+            stem_tile<RESULT, size.value, vectors.value>(
+                panels, at, rows, x, {out.at + at.first * LANES / STEP * out.block + x * STEP, out.block});
         });
     });
+}
+
+void stem(const Panels<float>& panels, int panel, const float* const rows[9], int pixels, Run<float> out, bool wide) {
+    (wide ? stem_panel<IN_A_WIDE_ROW> : stem_panel<Result::TO_MAP>)(panels, panel, rows, pixels, out);
 }
 
 void enlarge(const float* above, const float* below, float down, const int* left, const int* right,
@@ -211,14 +250,10 @@ double burst(int rounds) {
     return 2.0 * 12 * WIDTH * rounds;
 }
 
-void pointwise_raw(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out) {
-    pointwise(panels, panel, in, pixels, out, nullptr, {nullptr, 0});
-}
-
 }  // namespace
 
 extern const Kernels<float> KERNELS_TABLE;
-const Kernels<float> KERNELS_TABLE = {pointwise, pointwise_raw, depthwise, stem, enlarge, dense, sum, PANELLING,
-                                      KERNELS_NAME, burst};
+const Kernels<float> KERNELS_TABLE = {pointwise, expand, project, nullptr, nullptr, depthwise, stem, enlarge, dense, sum,
+                                      PANELLING, WIDTH, KERNELS_NAME, burst};
 
 }  // namespace mobilenetv2

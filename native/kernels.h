@@ -2,7 +2,9 @@
 // floats, and for maps of levels of 8 bits.
 //
 // A pixel is eight channels side by side, LANES numbers. A map is rows of channel blocks of pixels; kernels are told
-// the distance of two blocks, so it may have any order in memory.
+// the distance of two blocks, so it may have any order in memory. What a step keeps to itself, which is what is expanded and
+// filtered in a block, is alike, but with as many channels side by side as a register holds: `lanes` of the kernels. There the
+// last pixels may have channels that the block does not have; they are finite, and their weights are 0.
 #pragma once
 
 #include <cstddef>
@@ -78,12 +80,13 @@ struct Panelling {
     constexpr int room(int blocks) const { return (blocks + together - 1) / together * together; }
 };
 
-// The 3x3 filter of one channel block.
+// The 3x3 filters of one channel block. Of floats, those of `lanes` channels lie in as many as that takes: one tap of all
+// channels after the other, and then the biases.
 template <typename T>
 struct FilterBlock;
 template <>
 struct FilterBlock<float> {
-    float taps[9][LANES], bias[LANES];
+    float values[10 * LANES];
 };
 template <>
 struct FilterBlock<Level> {
@@ -101,18 +104,23 @@ struct Run {
 
 template <typename T>
 struct Kernels {
-    // One panel of a 1x1 convolution on a run of pixels. out_pixels: the place of each pixel behind out.at in numbers, or
-    // null where they follow each other. shortcut: in the order of out; at null nothing is. Not both.
-    void (*pointwise)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<T> out, const int* out_pixels,
-                      Run<const T> shortcut);
-    // The same with floats as results.
+    // One panel of a 1x1 convolution on a run of pixels of a map.
+    void (*pointwise)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<T> out);
+    // The same, from a map to what is to be filtered. out_pixels: the place of each pixel behind out.at in numbers, or null
+    // where they follow each other.
+    void (*expand)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<T> out, const int* out_pixels);
+    // The same, from what was filtered to a map. shortcut: in the order of out; at null nothing is.
+    void (*project)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<T> out, Run<const T> shortcut);
+    // Both with floats as results among levels; null for floats.
     void (*pointwise_raw)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<float> out);
-    // One channel block of a row of a depthwise convolution: rows[0..2] are the three input rows at the place of the
-    // first tap, dilation pixels lie between taps. Of levels up to 64 bytes behind a row are read, too.
-    void (*depthwise)(const T* const rows[3], const FilterBlock<T>&, int stride, int dilation, int pixels, T* out, Clamp);
-    // One panel of the stem on a row: rows[3 * c + ky] is an input row of channel c, its first tap at [0].
-    // Weights are packed as of a 1x1 convolution with 27 input channels in the order c, ky, kx.
-    void (*stem)(const Panels<float>&, int panel, const float* const rows[9], int pixels, Run<T> out);
+    void (*project_raw)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<float> out);
+    // `lanes` channels of some rows of a depthwise convolution: rows[0..2] are the three input rows of the first at the place of the first tap, those of the next lie `in_row` behind; dilation pixels lie
+    // between taps. Of levels up to 64 bytes behind a row are read, too.
+    void (*depthwise)(const T* const rows[3], std::ptrdiff_t in_row, const FilterBlock<T>*, int stride, int dilation,
+                      int pixels, int count, T* out, std::ptrdiff_t out_row, Clamp);
+    // One panel of the stem on a row: rows[3 * c + ky] is an input row of channel c, its first tap at [0]. wide: to what is to
+    // be filtered, not to a map. Weights are packed as of a 1x1 convolution with 27 input channels in the order c, ky, kx.
+    void (*stem)(const Panels<float>&, int panel, const float* const rows[9], int pixels, Run<T> out, bool wide);
     // One channel block of a row of a map enlarged by lines between its pixels, on another map. above, below: the two rows
     // that the result lies between, `down` of the way to the second; left, right, across: the same of each pixel.
     // The result, before it is clamped, is multiplied by scale, and offset is added.
@@ -125,6 +133,7 @@ struct Kernels {
     // Adds the pixels of one channel block to its eight sums.
     void (*sum)(const T* in, int pixels, typename Numbers<T>::Sum* sums);
     Panelling panelling;
+    int lanes;
     const char* name;
     // Multiply-adds of floats as fast as the processor can, for comparison; how many operations that were. Null for levels.
     double (*burst)(int rounds);

@@ -122,22 +122,34 @@ void pointwise_panel(const Panels<Level>& panels, Panel at, Run<const Level> in,
     });
 }
 
-void pointwise(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<Level> out,
-               const int* out_pixels, Run<const Level> shortcut) {
+template <Result RESULT, typename T>
+void on_pixels(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<T> out, const int* out_pixels,
+               Run<const Level> shortcut) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
-        auto run = pointwise_panel<Result::IN_A_ROW, vectors.value, Level>;
-        if (out_pixels) run = pointwise_panel<Result::SCATTERED, vectors.value, Level>;
-        if (shortcut.at) run = pointwise_panel<Result::ADDED, vectors.value, Level>;
-        run(panels, at, in, pixels, {out.at + at.first * out.block, out.block}, out_pixels,
+        pointwise_panel<RESULT, vectors.value>(
+            panels, at, in, pixels, Run<T>{out.at + at.first * out.block, out.block}, out_pixels,
             {shortcut.at ? shortcut.at + at.first * shortcut.block : nullptr, shortcut.block});
     });
 }
 
+void pointwise(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<Level> out) {
+    on_pixels<Result::IN_A_ROW>(panels, panel, in, pixels, out, nullptr, {nullptr, 0});
+}
+
+void expand(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<Level> out,
+            const int* out_pixels) {
+    (out_pixels ? on_pixels<Result::SCATTERED, Level> : on_pixels<Result::IN_A_ROW, Level>)(panels, panel, in, pixels, out,
+                                                                                            out_pixels, {nullptr, 0});
+}
+
+void project(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<Level> out,
+             Run<const Level> shortcut) {
+    (shortcut.at ? on_pixels<Result::ADDED, Level> : on_pixels<Result::IN_A_ROW, Level>)(panels, panel, in, pixels, out,
+                                                                                         nullptr, shortcut);
+}
+
 void pointwise_raw(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<float> out) {
-    on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
-        pointwise_panel<Result::RAW, vectors.value, float>(
-            panels, at, in, pixels, {out.at + at.first * out.block, out.block}, nullptr, {nullptr, 0});
-    });
+    on_pixels<Result::RAW>(panels, panel, in, pixels, out, nullptr, {nullptr, 0});
 }
 
 // Some pixels, one at a time.
@@ -213,8 +225,8 @@ void depthwise_pairs(const Level* const rows[3], const FilterBlock<Level>& filte
 
 #endif
 
-void depthwise(const Level* const rows[3], const FilterBlock<Level>& filter, int stride, int dilation, int pixels,
-               Level* out, Clamp to) {
+void depthwise_row(const Level* const rows[3], const FilterBlock<Level>& filter, int stride, int dilation, int pixels,
+                   Level* out, Clamp to) {
 #if defined(__AVX512VBMI__)
     if (dilation == 1 && stride == 1) return depthwise_pairs<1, 1>(rows, filter, pixels, out, to);
     if (dilation == 1 && stride == 2) return depthwise_pairs<2, 1>(rows, filter, pixels, out, to);
@@ -223,6 +235,14 @@ void depthwise(const Level* const rows[3], const FilterBlock<Level>& filter, int
     in_tiles<4>(pixels, [&](auto size, int x) {
         depthwise_tile<size.value>(rows, x * stride * LANES, filter, stride, dilation, out + x * LANES, to);
     });
+}
+
+void depthwise(const Level* const rows[3], std::ptrdiff_t in_row, const FilterBlock<Level>* filter, int stride,
+               int dilation, int pixels, int count, Level* out, std::ptrdiff_t out_row, Clamp to) {
+    for (int y = 0; y < count; y++) {
+        const Level* const of_row[3] = {rows[0] + y * in_row, rows[1] + y * in_row, rows[2] + y * in_row};
+        depthwise_row(of_row, *filter, stride, dilation, pixels, out + y * out_row, to);
+    }
 }
 
 template <int PIXELS, int VECTORS>
@@ -244,7 +264,7 @@ template <int PIXELS, int VECTORS>
     }
 }
 
-void stem(const Panels<float>& panels, int panel, const float* const rows[9], int pixels, Run<Level> out) {
+void stem(const Panels<float>& panels, int panel, const float* const rows[9], int pixels, Run<Level> out, bool) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
         in_tiles<stem_pixels(vectors.value)>(pixels, [&](auto size, int x) {
             stem_tile<size.value, vectors.value>(panels, at, rows, x,
@@ -295,7 +315,7 @@ void sum(const Level* in, int pixels, std::int32_t* sums) {
 }  // namespace
 
 extern const Kernels<Level> KERNELS_TABLE;
-const Kernels<Level> KERNELS_TABLE = {pointwise, pointwise_raw, depthwise, stem, enlarge, dense, sum, PANELLING,
-                                      KERNELS_NAME, nullptr};
+const Kernels<Level> KERNELS_TABLE = {pointwise, expand, project, pointwise_raw, pointwise_raw, depthwise, stem, enlarge, dense,
+                                      sum, PANELLING, LANES, KERNELS_NAME, nullptr};
 
 }  // namespace mobilenetv2

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "pages.h"
 #include "threads.h"
 
 namespace mobilenetv2 {
@@ -119,7 +120,7 @@ class Network {
     };
     template <typename N>
     struct Packed {
-        std::vector<typename Numbers<N>::Weight> values;
+        std::span<typename Numbers<N>::Weight> values;
         std::vector<float> bias, scale;
         int in_blocks = 0, out_blocks = 0;
         Clamp clamp{};
@@ -139,14 +140,16 @@ class Network {
         Packed<float> stem{};
         Packed<T> expand{}, project{};
         std::vector<FilterBlock<T>> filter{};
-        int blocks = 0;  // that are filtered
+        // What is filtered lies `lanes` channels side by side, that many of them in so many groups; `blocks` there are.
+        int blocks = 0, groups = 0, lanes = LANES;
         T zero{};        // what the filtered map has around it
         Clamp filter_clamp{};
         Geometry geometry{}, stem_geometry{};
         int band_rows = 1;  // by rows: rows of the result that are made together
-        std::size_t ring = 0, zeros = 0, filtered = 0, read = 0;
+        std::size_t ring = 0, filtered = 0, read = 0;
+        const FilterBlock<T>* filter_of(int group) const { return &filter[group * (lanes / LANES)]; }
         int ring_rows() const { return (band_rows - 1) * geometry.stride + 2 * geometry.dilation + 1; }
-        std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(geometry.padded_width()) * LANES; }
+        std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(geometry.padded_width()) * lanes; }
         // Of the rows of pictures that one row of the stem's result is made of.
         std::ptrdiff_t stem_floats() const;
     };
@@ -182,9 +185,9 @@ class Network {
     static bool is_raw(const Map& map) { return std::is_same_v<T, Level> && map.levels.raw(); }
     void check_stem(const Stem&) const;
     void check_levels(const Map&) const;
-    Stage stem_stage(const Stem&, Levels to) const;
+    Stage stem_stage(const Stem&, Levels to);
     Stage stage_of(const Map& in, const std::optional<Weights<T>>& expand, const std::optional<Stem>&, const Filter<T>&,
-                   const Weights<T>& project, bool shortcut) const;
+                   const Weights<T>& project, bool shortcut);
     ValueId add(Step&&, int channels, int height, int width, Levels);
     void join_blocks();
     void plan_scratch();
@@ -196,7 +199,11 @@ class Network {
     // raw: where they go if they are floats among levels.
     void make_rows(const Step&, int stage, Worker&, int first_row, int last_row, Rows<T> to, const Rows<float>* raw) const;
     void read_stem_rows(const Stage&, const Picture&, int row, float* to) const;
-    void run_stem_row(const Stage&, int panel, const float* read, Run<T> out) const;
+    void run_stem_row(const Stage&, int panel, const float* read, Run<T> out, bool wide) const;
+    // The groups that a panel's blocks are in.
+    Panel groups_of(Panel) const;
+    // Blocks of a row of a map to where they are filtered.
+    void widen(Run<const T> row, int blocks, Panel groups, int pixels, Run<T> out) const;
     void run_by_image(const Step&, Worker&);
     void run_pointwise(const Step&, Worker&);
     void run_enlarge(const Step&, Worker&);
@@ -225,7 +232,7 @@ class Network {
     const std::size_t claims_per_step_;
     // Of each thread and stage: the rows that its ring holds.
     std::vector<std::vector<std::vector<int>>> held_;
-    std::unique_ptr<std::byte[]> memory_;
+    Pages pages_;
     std::byte* arena_ = nullptr;
     std::size_t arena_bytes_ = 0;
     bool finished_ = false;

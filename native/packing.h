@@ -20,12 +20,12 @@ void require(bool holds, const char* what) {
 
 // Zeros for so many inputs of each output.
 template <typename Packed, typename T>
-Packed with_room(const Weights<T>& from, int inputs, const Panelling& panelling) {
+Packed with_room(Pages& pages, const Weights<T>& from, int inputs, const Panelling& panelling) {
     Packed packed;
     packed.in_blocks = blocks_of(from.in_channels);
     packed.out_blocks = blocks_of(from.out_channels);
     const auto room = static_cast<std::size_t>(panelling.room(packed.out_blocks)) * LANES;
-    packed.values.assign(room * inputs, 0);
+    packed.values = pages.take<typename Numbers<T>::Weight>(room * inputs);
     packed.bias.assign(room, 0.0f);
     packed.scale.assign(room, 0.0f);
     return packed;
@@ -82,12 +82,14 @@ void set_results(Packed& packed, const Weights<Level>& from, int products, Level
 }
 
 // Panel by panel, input channel by input channel, the weights of the panel's output channels.
-// taps: of each input channel; channels are filled up to whole blocks only where there is one tap. in: levels that are
-// read.
+// taps: of each input channel; channels are filled up to whole blocks, or to `inputs`, only where there is one tap. in:
+// levels that are read.
 template <typename Packed, typename T>
-Packed pack(const Weights<T>& from, int taps, const Panelling& panelling, Levels in = {}) {
-    const int known = from.in_channels * taps, inputs = taps == 1 ? blocks_of(known) * LANES : known;
-    Packed packed = with_room<Packed>(from, inputs, panelling);
+Packed pack(Pages& pages, const Weights<T>& from, int taps, const Panelling& panelling, Levels in = {}, int inputs = 0) {
+    const int known = from.in_channels * taps;
+    if (inputs == 0) inputs = taps == 1 ? blocks_of(known) * LANES : known;
+    Packed packed = with_room<Packed>(pages, from, inputs, panelling);
+    packed.in_blocks = blocks_of(inputs);
     auto* to = packed.values.data();
     for (int p = 0; p < panelling.count(packed.out_blocks); p++) {
         const auto [first, blocks] = panelling.at(packed.out_blocks, p);
@@ -99,8 +101,8 @@ Packed pack(const Weights<T>& from, int taps, const Panelling& panelling, Levels
 
 // For each panel of inputs: for eight output blocks together, and then for single ones, input by input, their weights.
 template <typename Packed, typename T>
-Packed pack_dense(const Weights<T>& from, const Panelling& panelling, Levels in) {
-    Packed packed = with_room<Packed>(from, blocks_of(from.in_channels) * LANES, panelling);
+Packed pack_dense(Pages& pages, const Weights<T>& from, const Panelling& panelling, Levels in) {
+    Packed packed = with_room<Packed>(pages, from, blocks_of(from.in_channels) * LANES, panelling);
     auto* to = packed.values.data();
     for (int p = 0; p < panelling.count(packed.in_blocks); p++) {
         const auto [first, blocks] = panelling.at(packed.in_blocks, p);
@@ -113,15 +115,15 @@ Packed pack_dense(const Weights<T>& from, const Panelling& panelling, Levels in)
     return packed;
 }
 
-void set_filter(std::vector<FilterBlock<float>>& blocks, Clamp& clamp, const Weights<float>& from, Levels) {
+void set_filter(std::vector<FilterBlock<float>>& blocks, int lanes, Clamp& clamp, const Weights<float>& from, Levels) {
     for (int c = 0; c < from.out_channels; c++) {
-        FilterBlock<float>& to = blocks[c / LANES];
-        for (int k = 0; k < 9; k++) to.taps[k][c % LANES] = from.kernel[c * 9 + k];
-        to.bias[c % LANES] = from.bias[c];
+        float* to = blocks[c / lanes * (lanes / LANES)].values + c % lanes;
+        for (int k = 0; k < 9; k++) to[k * lanes] = from.kernel[c * 9 + k];
+        to[9 * lanes] = from.bias[c];
     }
     clamp = from.clamp;
 }
-void set_filter(std::vector<FilterBlock<Level>>& blocks, Clamp& clamp, const Weights<Level>& from, Levels in) {
+void set_filter(std::vector<FilterBlock<Level>>& blocks, int, Clamp& clamp, const Weights<Level>& from, Levels in) {
     for (int c = 0; c < from.out_channels; c++) {
         FilterBlock<Level>& to = blocks[c / LANES];
         for (int k = 0; k < 9; k++) to.taps[k / 3][c % LANES][k % 3] = from.kernel[c * 9 + k];

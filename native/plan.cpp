@@ -20,11 +20,8 @@ constexpr std::size_t LARGEST_KEPT = 512 << 10;
 // So many sums of a dense layer's outputs are made apart and then added, always in the same order: enough for as many threads
 // to share the work evenly, few enough to stay in the first caches.
 constexpr int MOST_GROUPS = 16;
-constexpr std::size_t CACHE_LINE = 64;
 
 bool is_small(int height, int width) { return height * width <= MOST_PIXELS_OF_AN_IMAGE; }
-
-std::size_t rounded_up(std::size_t bytes) { return (bytes + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE; }
 
 // Whether the first tap of every result lies before the end of a map.
 bool fits(std::int64_t results, int stride, int pad, int size) {
@@ -116,10 +113,10 @@ void Network<T>::check_stem(const Stem& stem) const {
 }
 
 template <typename T>
-typename Network<T>::Stage Network<T>::stem_stage(const Stem& stem, Levels to) const {
+typename Network<T>::Stage Network<T>::stem_stage(const Stem& stem, Levels to) {
     Stage stage;
     stage.makes = Stage::First::STEM;
-    stage.stem = pack<Packed<float>>(stem.weights, 9, kernels_.panelling);
+    stage.stem = pack<Packed<float>>(pages_, stem.weights, 9, kernels_.panelling);
     if (!to.raw()) {
         // Its weights give levels at once.
         for (float& value : stage.stem.values) value /= to.scale;
@@ -141,7 +138,7 @@ ValueId Network<T>::stem(const Stem& stem) {
 template <typename T>
 typename Network<T>::Stage Network<T>::stage_of(const Map& in, const std::optional<Weights<T>>& expand,
                                                 const std::optional<Stem>& stem, const Filter<T>& filter,
-                                                const Weights<T>& project, bool shortcut) const {
+                                                const Weights<T>& project, bool shortcut) {
     Stage stage;
     check_levels(in);
     Levels filtered = in.levels;
@@ -153,7 +150,7 @@ typename Network<T>::Stage Network<T>::stage_of(const Map& in, const std::option
         require_pairs(*expand, expand->in_channels, expand->in_channels);
         filtered = expand->to;
         stage.makes = Stage::First::EXPAND;
-        stage.expand = pack<Packed<T>>(*expand, 1, kernels_.panelling, in.levels);
+        stage.expand = pack<Packed<T>>(pages_, *expand, 1, kernels_.panelling, in.levels);
     }
     const Weights<T>& taps = filter.weights;
     require(taps.out_channels == (expand ? expand->out_channels : in.channels), "the filter does not fit the map");
@@ -178,9 +175,11 @@ typename Network<T>::Stage Network<T>::stage_of(const Map& in, const std::option
     stage.shortcut = shortcut;
     stage.zero = static_cast<T>(filtered.zero);
     stage.blocks = blocks_of(taps.out_channels);
-    stage.filter.assign(stage.blocks, FilterBlock<T>{});
-    set_filter(stage.filter, stage.filter_clamp, taps, filtered);
-    stage.project = pack<Packed<T>>(project, 1, kernels_.panelling, taps.to);
+    stage.lanes = kernels_.lanes;
+    stage.groups = (stage.blocks * LANES + stage.lanes - 1) / stage.lanes;
+    stage.filter.assign(stage.groups * stage.lanes / LANES, FilterBlock<T>{});
+    set_filter(stage.filter, stage.lanes, stage.filter_clamp, taps, filtered);
+    stage.project = pack<Packed<T>>(pages_, project, 1, kernels_.panelling, taps.to, stage.groups * stage.lanes);
     if (shortcut && !project.to.raw()) {
         stage.project.shortcut = in.levels.scale / project.to.scale;
         for (float& bias : stage.project.bias) bias -= static_cast<float>(in.levels.zero) * stage.project.shortcut;
@@ -225,7 +224,7 @@ ValueId Network<T>::pointwise(ValueId in, const Weights<T>& weights, ValueId bia
     Weights<T> own = weights;
     const std::vector<float> none(bias < 0 ? 0 : weights.out_channels);
     if (bias >= 0) own.bias = none.data();
-    step.weights = pack<Packed<T>>(own, 1, kernels_.panelling, maps_[in].levels);
+    step.weights = pack<Packed<T>>(pages_, own, 1, kernels_.panelling, maps_[in].levels);
     if (!weights.to.raw()) step.scale = 1 / weights.to.scale;
     return add(std::move(step), weights.out_channels, maps_[in].height, maps_[in].width, weights.to);
 }
@@ -263,8 +262,8 @@ ValueId Network<T>::pooled(ValueId in, const Weights<T>& weights, const Weights<
     if constexpr (std::is_same_v<T, Level>) require(!weights.to.raw() && !mean.raw(), "what is pooled needs levels");
     require(dense.to.raw(), "the dense layer's result must be floats");
     Step step{.kind = Kind::POOLED, .in = in};
-    step.weights = pack<Packed<T>>(weights, 1, kernels_.panelling, maps_[in].levels);
-    step.dense = pack_dense<Packed<T>>(dense, kernels_.panelling, mean);
+    step.weights = pack<Packed<T>>(pages_, weights, 1, kernels_.panelling, maps_[in].levels);
+    step.dense = pack_dense<Packed<T>>(pages_, dense, kernels_.panelling, mean);
     if (!mean.raw()) {
         step.scale = weights.to.scale / mean.scale;
         step.offset = static_cast<float>(mean.zero) - static_cast<float>(weights.to.zero) * step.scale;
@@ -348,9 +347,8 @@ void Network<T>::plan_scratch() {
             } else if (step.kind == Kind::BLOCKS_BY_ROWS) {
                 const Geometry& g = stage.geometry;
                 const std::size_t rows = stage.ring_rows();
-                stage.ring = take(sizeof(T), rows, stage.blocks, stage.padded());
-                stage.zeros = take(sizeof(T), stage.padded());
-                stage.filtered = take(sizeof(T), stage.band_rows, stage.blocks, g.out_width, LANES);
+                stage.ring = take(sizeof(T), rows, stage.groups, stage.padded());
+                stage.filtered = take(sizeof(T), stage.band_rows, stage.groups, g.out_width, stage.lanes);
                 if (stage.makes == Stage::First::STEM) stage.read = take(sizeof(float), rows, stage.stem_floats());
                 if (before) stage.read = take(sizeof(T), rows, before->project.out_blocks, g.in_width, LANES);
                 most_rows = std::max(most_rows, rows);
@@ -362,9 +360,10 @@ void Network<T>::plan_scratch() {
                 for (int y = 0; y < g.in_height; y++)
                     for (int x = 0; x < g.in_width; x++)
                         step.padded_pixels.push_back(
-                            static_cast<int>((g.pad_top + y) * padded + (g.pad_left + x) * LANES));
-                take(sizeof(T), kernels_.panelling.widest(), rows, padded);
-                step.shared_scratch = rounded_up(bytes_of(sizeof(T), stage.blocks, g.out_height, g.out_width, LANES));
+                            static_cast<int>((g.pad_top + y) * padded + (g.pad_left + x) * stage.lanes));
+                take(sizeof(T), groups_of({0, kernels_.panelling.widest()}).blocks, rows, padded);
+                step.shared_scratch =
+                    rounded_up(bytes_of(sizeof(T), stage.groups, g.out_height, g.out_width, stage.lanes));
             }
             before = &stage;
         }
@@ -418,10 +417,8 @@ void Network<T>::plan_arena() {
         arena_bytes_ = std::max(arena_bytes_, bytes_of(item.offset + item.size));
         placed.push_back(item);
     }
-    // Room to begin at a line, and for the kernels that read behind a row.
-    memory_ = std::make_unique<std::byte[]>(arena_bytes_ + 2 * CACHE_LINE);
-    const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
-    arena_ = memory_.get() + (CACHE_LINE - address % CACHE_LINE) % CACHE_LINE;
+    // Room for the kernels that read behind a row.
+    arena_ = pages_.take<std::byte>(arena_bytes_ + CACHE_LINE).data();
 }
 
 template <typename T>

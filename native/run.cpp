@@ -1,5 +1,6 @@
 // Running a network: each step is done by all threads together, which then wait for each other.
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <stdexcept>
 #include <type_traits>
@@ -11,6 +12,7 @@ namespace {
 
 // No kernels have wider panels.
 constexpr int MOST_BLOCKS_OF_A_PANEL = 8;
+constexpr int NO_ROW = INT_MIN;
 // Pixels whose levels a sum of 32 bits holds, and some of which floats lose little.
 constexpr std::ptrdiff_t MOST_SUMMED = 1 << 16;
 
@@ -82,23 +84,46 @@ void Network<T>::read_stem_rows(const Stage& stage, const Picture& picture, int 
     for (int c = 0; c < 3; c++)
         for (int ky = 0; ky < 3; ky++, to += row_floats) {
             const int y = row * 2 - g.pad_top + ky;
-            std::fill(to, to + width, 0.0f);
-            if (y < 0 || y >= height_) continue;
+            if (y < 0 || y >= height_) {
+                std::fill(to, to + width, 0.0f);
+                continue;
+            }
+            float* inside = std::fill_n(to, g.pad_left, 0.0f);
             if (picture.planes) {
                 const float* from = picture.planes + (static_cast<std::ptrdiff_t>(c) * height_ + y) * width_;
-                std::copy(from, from + width_, to + g.pad_left);
+                inside = std::copy(from, from + width_, inside);
             } else {
                 const std::uint8_t* from = picture.pixels + static_cast<std::ptrdiff_t>(y) * width_ * 3 + c;
-                for (int x = 0; x < width_; x++) to[g.pad_left + x] = picture.table[c * 256 + from[3 * x]];
+                for (int x = 0; x < width_; x++) *inside++ = picture.table[c * 256 + from[3 * x]];
             }
+            std::fill(inside, to + width, 0.0f);
         }
 }
 
 template <typename T>
-void Network<T>::run_stem_row(const Stage& stage, int panel, const float* read, Run<T> out) const {
+void Network<T>::run_stem_row(const Stage& stage, int panel, const float* read, Run<T> out, bool wide) const {
     const float* rows[9];
     for (int r = 0; r < 9; r++) rows[r] = read + r * (stage.stem_floats() / 9);
-    kernels_.stem(stage.stem.view(), panel, rows, stage.stem_geometry.out_width, out);
+    kernels_.stem(stage.stem.view(), panel, rows, stage.stem_geometry.out_width, out, wide);
+}
+
+template <typename T>
+Panel Network<T>::groups_of(Panel panel) const {
+    const int blocks = kernels_.lanes / LANES;
+    return {panel.first / blocks, (panel.blocks + blocks - 1) / blocks};
+}
+
+template <typename T>
+void Network<T>::widen(Run<const T> row, int blocks, Panel groups, int pixels, Run<T> out) const {
+    const int together = kernels_.lanes / LANES;
+    for (int b = groups.first * together; b < (groups.first + groups.blocks) * together; b++) {
+        const T* from = row.at + b * row.block;
+        T* to = out.at + b / together * out.block + b % together * LANES;
+        if (b >= blocks)
+            for (int x = 0; x < pixels; x++, to += kernels_.lanes) std::fill(to, to + LANES, T{});
+        else
+            for (int x = 0; x < pixels; x++, to += kernels_.lanes, from += LANES) std::copy(from, from + LANES, to);
+    }
 }
 
 template <typename T>
@@ -109,7 +134,7 @@ void Network<T>::run_stem(const Step& step, Worker& worker) {
     for (int y; (y = worker.claim(0)) < stage.stem_geometry.out_height;) {
         read_stem_rows(stage, worker.picture, y, read);
         for (int p = 0; p < kernels_.panelling.count(stage.stem.out_blocks); p++)
-            run_stem_row(stage, p, read, {out.of(y), out.block});
+            run_stem_row(stage, p, read, {out.of(y), out.block}, false);
     }
 }
 
@@ -119,14 +144,13 @@ void Network<T>::run_by_rows(const Step& step, Worker& worker) {
         const Stage& stage = step.stages[s];
         const Geometry& g = stage.geometry;
         const std::ptrdiff_t padded = stage.padded();
-        T *zeros = worker.template at<T>(stage.zeros), *ring = worker.template at<T>(stage.ring);
-        std::fill(zeros, zeros + padded, stage.zero);
-        for (int r = 0; r < stage.ring_rows() * stage.blocks; r++) {
+        T* ring = worker.template at<T>(stage.ring);
+        for (int r = 0; r < stage.ring_rows() * stage.groups; r++) {
             T* row = ring + r * padded;
-            std::fill(row, row + g.pad_left * LANES, stage.zero);
-            std::fill(row + (g.pad_left + g.in_width) * LANES, row + padded, stage.zero);
+            std::fill(row, row + g.pad_left * stage.lanes, stage.zero);
+            std::fill(row + (g.pad_left + g.in_width) * stage.lanes, row + padded, stage.zero);
         }
-        std::fill(worker.held[s].begin(), worker.held[s].end(), -1);
+        std::fill(worker.held[s].begin(), worker.held[s].end(), NO_ROW);
     }
     // Two threads share a range of bands and come from both ends of it, so that they finish together and expand only the
     // rows at one border twice. Which rows a thread takes does not change them.
@@ -149,22 +173,28 @@ void Network<T>::make_rows(const Step& step, int s, Worker& worker, int first_ro
     const Stage& stage = step.stages[s];
     const Geometry& g = stage.geometry;
     const int ring_rows = stage.ring_rows();
-    const std::ptrdiff_t padded = stage.padded(), ring_block = ring_rows * padded;
-    const std::ptrdiff_t filtered_block = static_cast<std::ptrdiff_t>(g.out_width) * LANES;
+    const std::ptrdiff_t padded = stage.padded(), ring_group = ring_rows * padded;
+    const std::ptrdiff_t filtered_group = static_cast<std::ptrdiff_t>(g.out_width) * stage.lanes;
     T *ring = worker.template at<T>(stage.ring), *filtered = worker.template at<T>(stage.filtered);
-    T *zeros = worker.template at<T>(stage.zeros);
     // Rows of pictures for the stem, or of the stage before.
     float* read = worker.template at<float>(stage.read);
 
-    // The rows to filter, and those of them that the ring lacks: some at one end, as bands follow each other.
-    const int first_read = std::max(first_row * g.stride - g.pad_top, 0);
-    const int last_read = std::min(last_row * g.stride - g.pad_top + 2 * g.dilation, g.in_height - 1);
+    // The rows to filter, and those of them that the ring lacks: some at one end, as bands follow each other. Around the map
+    // there is nothing, in rows like others.
+    const int first_read = first_row * g.stride - g.pad_top, last_read = last_row * g.stride - g.pad_top + 2 * g.dilation;
+    const auto place_of = [&](int y) { return (y + g.pad_top) % ring_rows; };
     int first_missing = last_read + 1, last_missing = last_read;
     for (int y = last_read; y >= first_read; y--) {
-        int& held = worker.held[s][y % ring_rows];
+        int& held = worker.held[s][place_of(y)];
         if (held == y) continue;
+        held = y;
+        if (y < 0 || y >= g.in_height) {
+            for (int group = 0; group < stage.groups; group++)
+                std::fill_n(ring + group * ring_group + place_of(y) * padded, padded, stage.zero);
+            continue;
+        }
         if (first_missing > last_read) last_missing = y;
-        first_missing = held = y;
+        first_missing = y;
     }
     Rows<T> from{};
     if (stage.makes == Stage::First::STEM) {
@@ -183,40 +213,35 @@ void Network<T>::make_rows(const Step& step, int s, Worker& worker, int first_ro
 
     for (int p = 0; p < kernels_.panelling.count(stage.blocks); p++) {
         // What a panel expands is filtered while it is in the first cache; the rows before come from the second.
-        const auto [first, blocks] = kernels_.panelling.at(stage.blocks, p);
+        const Panel groups = groups_of(kernels_.panelling.at(stage.blocks, p));
         for (int y = first_missing; y <= last_missing; y++) {
-            const Run<T> inside{ring + y % ring_rows * padded + g.pad_left * LANES, ring_block};
+            const Run<T> inside{ring + place_of(y) * padded + g.pad_left * stage.lanes, ring_group};
             if (stage.makes == Stage::First::STEM) {
-                run_stem_row(stage, p, read + (y - first_missing) * stage.stem_floats(), inside);
+                run_stem_row(stage, p, read + (y - first_missing) * stage.stem_floats(), inside, true);
             } else if (stage.makes == Stage::First::EXPAND) {
-                kernels_.pointwise(stage.expand.view(), p, {from.of(y), from.block}, g.in_width, inside, nullptr,
-                                   {nullptr, 0});
+                kernels_.expand(stage.expand.view(), p, {from.of(y), from.block}, g.in_width, inside, nullptr);
             } else {
-                for (int b = first; b < first + blocks; b++) {
-                    const T* row = from.of(y) + b * from.block;
-                    std::copy(row, row + g.in_width * LANES, inside.at + b * inside.block);
-                }
+                widen({from.of(y), from.block}, stage.blocks, groups, g.in_width, inside);
             }
         }
-        for (int b = first; b < first + blocks; b++)
+        for (int group = groups.first; group < groups.first + groups.blocks; group++)
             for (int y = first_row; y <= last_row; y++) {
                 const T* taps[3];
                 for (int ky = 0; ky < 3; ky++) {
                     const int row = y * g.stride - g.pad_top + ky * g.dilation;
-                    const bool outside = row < 0 || row >= g.in_height;
-                    taps[ky] = outside ? zeros : ring + b * ring_block + row % ring_rows * padded;
+                    taps[ky] = ring + group * ring_group + place_of(row) * padded;
                 }
-                kernels_.depthwise(taps, stage.filter[b], g.stride, g.dilation, g.out_width,
-                                   filtered + ((y - first_row) * stage.blocks + b) * filtered_block,
+                kernels_.depthwise(taps, 0, stage.filter_of(group), g.stride, g.dilation, g.out_width, 1,
+                                   filtered + ((y - first_row) * stage.groups + group) * filtered_group, 0,
                                    stage.filter_clamp);
             }
     }
     for (int y = first_row; y <= last_row; y++) {
         const Run<const T> shortcut = stage.shortcut ? Run<const T>{from.of(y), from.block} : Run<const T>{nullptr, 0};
-        const Run<const T> row{filtered + (y - first_row) * stage.blocks * filtered_block, filtered_block};
+        const Run<const T> row{filtered + (y - first_row) * stage.groups * filtered_group, filtered_group};
         for (int p = 0; p < kernels_.panelling.count(stage.project.out_blocks); p++)
-            if (raw) kernels_.pointwise_raw(stage.project.view(), p, row, g.out_width, {raw->of(y), raw->block});
-            else kernels_.pointwise(stage.project.view(), p, row, g.out_width, {to.of(y), to.block}, nullptr, shortcut);
+            if (raw) kernels_.project_raw(stage.project.view(), p, row, g.out_width, {raw->of(y), raw->block});
+            else kernels_.project(stage.project.view(), p, row, g.out_width, {to.of(y), to.block}, shortcut);
     }
 }
 
@@ -229,55 +254,50 @@ void Network<T>::run_by_image(const Step& step, Worker& worker) {
     const std::ptrdiff_t padded = stage.padded(), out_pixels = static_cast<std::ptrdiff_t>(g.out_height) * g.out_width;
     T *filtered = at<T>(step.scratch_offset), *image = worker.template at<T>(0);
     const auto room = static_cast<std::ptrdiff_t>(step.thread_scratch / sizeof(T));
-    const std::ptrdiff_t image_block = room / kernels_.panelling.widest() / LANES * LANES;
+    const std::ptrdiff_t image_group = room / groups_of({0, kernels_.panelling.widest()}).blocks / stage.lanes * stage.lanes;
     std::fill(image, image + room, stage.zero);
     for (int p; (p = worker.claim(0)) < kernels_.panelling.count(stage.blocks);) {
-        const auto [first, blocks] = kernels_.panelling.at(stage.blocks, p);
+        const Panel groups = groups_of(kernels_.panelling.at(stage.blocks, p));
         Panels<T> expand = stage.expand.view();
         if (stage.makes == Stage::First::EXPAND) expand.ahead[0] = after(stage.expand, p, &stage.project);
-        // The kernel steps to the panel's first block itself.
-        const Run<T> inside{image - first * image_block, image_block};
+        // The kernel steps to the panel's first group itself.
+        const Run<T> inside{image - groups.first * image_group, image_group};
         if (stage.makes == Stage::First::EXPAND && in.by_rows) {
             for (int y = 0; y < g.in_height; y++)
-                kernels_.pointwise(expand, p, {from.of(y), from.block}, g.in_width, inside,
-                                   step.padded_pixels.data() + y * g.in_width, {nullptr, 0});
+                kernels_.expand(expand, p, {from.of(y), from.block}, g.in_width, inside,
+                                step.padded_pixels.data() + y * g.in_width);
         } else if (stage.makes == Stage::First::EXPAND) {
-            kernels_.pointwise(expand, p, {from.at, from.block}, g.in_height * g.in_width, inside,
-                               step.padded_pixels.data(), {nullptr, 0});
+            kernels_.expand(expand, p, {from.at, from.block}, g.in_height * g.in_width, inside, step.padded_pixels.data());
         } else {
-            for (int b = first; b < first + blocks; b++)
-                for (int y = 0; y < g.in_height; y++) {
-                    const T* row = from.of(y) + b * from.block;
-                    std::copy(row, row + g.in_width * LANES,
-                              inside.at + b * image_block + step.padded_pixels[static_cast<std::size_t>(y) * g.in_width]);
-                }
+            for (int y = 0; y < g.in_height; y++)
+                widen({from.of(y), from.block}, stage.blocks, groups, g.in_width,
+                      {inside.at + step.padded_pixels[static_cast<std::size_t>(y) * g.in_width], image_group});
         }
-        for (int b = first; b < first + blocks; b++)
-            for (int y = 0; y < g.out_height; y++) {
-                const T* taps[3];
-                for (int ky = 0; ky < 3; ky++)
-                    taps[ky] = inside.at + b * image_block + (y * g.stride + ky * g.dilation) * padded;
-                kernels_.depthwise(taps, stage.filter[b], g.stride, g.dilation, g.out_width,
-                                   filtered + (b * out_pixels + y * g.out_width) * LANES, stage.filter_clamp);
-            }
+        for (int group = groups.first; group < groups.first + groups.blocks; group++) {
+            const T* taps[3];
+            for (int ky = 0; ky < 3; ky++) taps[ky] = inside.at + group * image_group + ky * g.dilation * padded;
+            kernels_.depthwise(taps, g.stride * padded, stage.filter_of(group), g.stride, g.dilation, g.out_width,
+                               g.out_height, filtered + group * out_pixels * stage.lanes,
+                               static_cast<std::ptrdiff_t>(g.out_width) * stage.lanes, stage.filter_clamp);
+        }
     }
     // All threads know all filtered channels before any projects them.
     barrier_.wait();
     const int panels = kernels_.panelling.count(stage.project.out_blocks), parts = parts_of(panels, out_pixels);
     for (int unit; (unit = worker.claim(1)) < panels * parts;) {
         const std::ptrdiff_t first = out_pixels * (unit % parts) / parts, last = out_pixels * (unit % parts + 1) / parts;
-        const Run<const T> some{filtered + first * LANES, out_pixels * LANES};
+        const Run<const T> some{filtered + first * stage.lanes, out_pixels * stage.lanes};
         const int pixels = static_cast<int>(last - first);
         Panels<T> project = stage.project.view();
         project.ahead[0] = after(stage.project, unit / parts, step.then);
         if (is_raw(out)) {
             const Run<float> to{at<float>(out.offset) + first * LANES, out.block()};
-            kernels_.pointwise_raw(project, unit / parts, some, pixels, to);
+            kernels_.project_raw(project, unit / parts, some, pixels, to);
         } else {
             const Run<const T> shortcut =
                 stage.shortcut ? Run<const T>{from.at + first * LANES, from.block} : Run<const T>{nullptr, 0};
-            kernels_.pointwise(project, unit / parts, some, pixels, {at<T>(out.offset) + first * LANES, out.block()},
-                               nullptr, shortcut);
+            kernels_.project(project, unit / parts, some, pixels, {at<T>(out.offset) + first * LANES, out.block()},
+                             shortcut);
         }
     }
 }
@@ -319,7 +339,7 @@ void Network<T>::run_pointwise(const Step& step, Worker& worker) {
             kernels_.pointwise_raw(weights, p, run, pixels, {to.of(y), to.block});
         } else {
             const Rows<T> to = rows(out);
-            kernels_.pointwise(weights, p, run, pixels, {to.of(y), to.block}, nullptr, {nullptr, 0});
+            kernels_.pointwise(weights, p, run, pixels, {to.of(y), to.block});
         }
     };
     if (in.by_rows) {
@@ -387,7 +407,7 @@ void Network<T>::run_pooled(const Step& step, Worker& worker) {
             if (p + 1 < panels) weights.ahead[1] = ahead(step.weights, p + 1);
             for (int y = 0; y < (in.by_rows ? in.height : 1); y++) {
                 kernels_.pointwise(weights, p, {from.of(y), from.block}, in.by_rows ? in.width : static_cast<int>(pixels),
-                                   {panel.at + y * in.width * LANES, panel.block}, nullptr, {nullptr, 0});
+                                   {panel.at + y * in.width * LANES, panel.block});
                 // The first row has fetched them.
                 weights.ahead[0] = weights.ahead[1] = {};
             }

@@ -103,13 +103,9 @@ static inline typename Floats<BLOCKS>::Type broadcast(float value) {
 #endif
 }
 
-// The same block in each half.
-template <int BLOCKS = SPAN>
-static inline typename Floats<BLOCKS>::Type repeat(const float* from) {
-    if constexpr (BLOCKS == 1) return load_block(from);
 #if defined(__AVX512F__)
-    else return (Vector)_mm512_broadcast_f32x8((__m256)load_block(from));
+// The same block in each half.
+static inline Vector repeat(const float* from) { return (Vector)_mm512_broadcast_f32x8((__m256)load_block(from)); }
 #endif
-}
 
 }  // namespace mobilenetv2
