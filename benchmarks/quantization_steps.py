@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from calibrated import subject
-
+from mobilenetv2 import api
+from mobilenetv2.benchmarking.worker import MEASURES
 from mobilenetv2.evaluation import evaluate
+from mobilenetv2.exports.calibration import calibration_images, calibration_pictures
+from mobilenetv2.modelfile import load_model_file
 from mobilenetv2.quantization.prepare import Preparation, prepare
 from mobilenetv2.runtime.graph import picture_graph
-from mobilenetv2.runtime.predictor import predictor_of_graph
+from mobilenetv2.runtime.predictor import find_model, predictor_of_graph
 
 STEPS = {
     "ranges alone": Preparation(equalise=False, correct=False),
@@ -24,8 +26,10 @@ STEPS = {
 
 def main() -> None:
     name, data = sys.argv[1], Path(sys.argv[2])
-    model, images, metric, exact = subject(name, data)
-    print(f"{name} float32: {metric} {exact:.4f}")
+    model = load_model_file(find_model(name))
+    images = calibration_images(*calibration_pictures(data, model.card), model.card)
+    metric = MEASURES[model.card.task]
+    print(f"{name} float32: {metric} {api.evaluate(name, data).card_metrics()[metric]:.4f}")
     for step, preparation in STEPS.items():
         graph = picture_graph(prepare(model, images, preparation), int8=True)
         found = evaluate(predictor_of_graph(graph, source=name), data)

@@ -441,13 +441,22 @@ void Network<T>::run_pooled(const Step& step, Worker& worker) {
 template <typename T>
 void Network<T>::write(const Map& map, Order order, float* to) const {
     const Rows<float> from = rows<float>(map);
-    const std::ptrdiff_t width = map.width, step = order == Order::PIXELS ? map.channels : 1;
+    const std::ptrdiff_t width = map.width;
+    if (order == Order::PIXELS) {
+        for (int y = 0; y < map.height; y++)
+            for (int b = 0; b < map.blocks; b++) {
+                const int lanes = std::min(LANES, map.channels - b * LANES);
+                const float* row = from.of(y) + b * from.block;
+                float* out = to + y * width * map.channels + b * LANES;
+                for (int x = 0; x < width; x++, out += map.channels) std::copy_n(row + x * LANES, lanes, out);
+            }
+        return;
+    }
     for (int y = 0; y < map.height; y++)
         for (int c = 0; c < map.channels; c++) {
             const float* row = from.of(y) + (c / LANES) * from.block + c % LANES;
-            float* out = order == Order::PIXELS ? to + y * width * map.channels + c
-                                                : to + (static_cast<std::ptrdiff_t>(c) * map.height + y) * width;
-            for (int x = 0; x < width; x++) out[x * step] = row[x * LANES];
+            float* out = to + (static_cast<std::ptrdiff_t>(c) * map.height + y) * width;
+            for (int x = 0; x < width; x++) out[x] = row[x * LANES];
         }
 }
 
