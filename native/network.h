@@ -1,4 +1,4 @@
-// A network of MobileNet's parts: built once (plan.cpp), then run without an allocation (run.cpp).
+// A network of MobileNet's parts: built once (plan.cpp), then run without an allocation (run.cpp, blocks.cpp).
 // Its maps are floats, or levels of 8 bits; what differs between them is in the kernels, and in how weights are packed.
 #pragma once
 
@@ -178,7 +178,22 @@ class Network {
         int first;
         N* of(int y) const { return at + (y - first) * row; }
     };
-    struct Worker;
+    // What one thread knows of the step that it is at.
+    struct Worker {
+        int thread;
+        const Picture& picture;
+        std::atomic<int>* claims;  // of the step
+        std::byte* scratch;        // its own
+        std::vector<std::vector<int>>& held;
+
+        template <typename N>
+        N* at(std::size_t offset) const {
+            return reinterpret_cast<N*>(scratch + offset);
+        }
+        int claim(int which) { return claims[which].fetch_add(1, std::memory_order_relaxed); }
+        // Every second thread comes from below.
+        bool descends() const { return thread % 2 == 1; }
+    };
 
     const Map& map(ValueId) const;
     // Whether it holds floats among levels.

@@ -11,4 +11,4 @@ objects=("$to.kernels.o" "$to.level_kernels.o")
 em++ "${flags[@]}" -DKERNELS_TABLE=KERNELS_PORTABLE '-DKERNELS_NAME="portable"' -c kernels.cpp -o "${objects[0]}"
 em++ "${flags[@]}" -DKERNELS_TABLE=KERNELS_PORTABLE_LEVELS '-DKERNELS_NAME="portable"' -c level_kernels.cpp -o "${objects[1]}"
 em++ "${flags[@]}" --no-entry -sSTANDALONE_WASM -sALLOW_MEMORY_GROWTH \
-    "${objects[@]}" wasm.cpp plan.cpp run.cpp threads.cpp dispatch.cpp -o "$to"
+    "${objects[@]}" wasm.cpp plan.cpp run.cpp blocks.cpp threads.cpp dispatch.cpp -o "$to"

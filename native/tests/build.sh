@@ -39,5 +39,5 @@ if [[ $machine == x86_64* ]]; then
     compile level_kernels AVX512_LEVELS "AVX-512 with VNNI" "${avx512[@]}" -mavx512bw -mavx512vnni -mavx512vbmi
 fi
 for process in "${waited[@]}"; do wait "$process"; done
-core=(plan.cpp run.cpp threads.cpp dispatch.cpp)
+core=(plan.cpp run.cpp blocks.cpp threads.cpp dispatch.cpp)
 "$compiler" "${flags[@]}" "${checked[@]}" tests/drawn.cpp "${core[@]}" "${objects[@]}" "${link[@]}" -o "$to"
