@@ -9,6 +9,12 @@ namespace {
 
 constexpr int NO_ROW = INT_MIN;
 
+// So many parts of pixels that threads do not wait long for the last, and not so many that tiles get small.
+int parts_of(int panels, std::ptrdiff_t pixels, int threads) {
+    if (threads == 1 || panels % threads == 0) return 1;
+    return static_cast<int>(std::clamp<std::ptrdiff_t>(pixels / 12, 1, threads));
+}
+
 }  // namespace
 
 template <typename T>
@@ -63,7 +69,7 @@ void Network<T>::widen(Run<const T> row, int blocks, Panel groups, int pixels, R
 template <typename T>
 void Network<T>::run_stem(const Step& step, Worker& worker) {
     const Stage& stage = step.stages.front();
-    const Rows<T> out = rows(maps_[step.out]);
+    const Rows<T> out = worker.rows(maps_[step.out]);
     float* read = worker.template at<float>(stage.read);
     for (int y; (y = worker.claim(0)) < stage.stem_geometry.out_height;) {
         read_stem_rows(stage, worker.picture, y, read);
@@ -90,13 +96,13 @@ void Network<T>::run_by_rows(const Step& step, Worker& worker) {
     // rows at one border twice. Which rows a thread takes does not change them.
     const int last = static_cast<int>(step.stages.size()) - 1, band_rows = step.stages[last].band_rows;
     const int height = step.stages[last].geometry.out_height, bands = (height + band_rows - 1) / band_rows;
-    const int threads = team_.size(), pair = worker.thread / 2;
+    const int threads = worker.crew.size, pair = worker.thread / 2;
     const int low = bands * (2 * pair) / threads, high = bands * std::min(2 * pair + 2, threads) / threads;
     const Map& out = maps_[step.out];
-    const Rows<float> raw = rows<float>(out);
+    const Rows<float> raw = worker.template rows<float>(out);
     for (int n = 0; worker.claim(pair) < high - low; n++) {
         const int first_row = (worker.descends() ? high - 1 - n : low + n) * band_rows;
-        make_rows(step, last, worker, first_row, std::min(first_row + band_rows, height) - 1, rows(out),
+        make_rows(step, last, worker, first_row, std::min(first_row + band_rows, height) - 1, worker.rows(out),
                   is_raw(out) ? &raw : nullptr);
     }
 }
@@ -142,7 +148,7 @@ void Network<T>::make_rows(const Step& step, int s, Worker& worker, int first_ro
             make_rows(step, s - 1, worker, y, y, from, nullptr);
         }
     } else {
-        from = rows(maps_[step.in]);
+        from = worker.rows(maps_[step.in]);
     }
 
     for (int p = 0; p < kernels_.panelling.count(stage.blocks); p++) {
@@ -184,16 +190,15 @@ void Network<T>::run_by_image(const Step& step, Worker& worker) {
     const Map &in = maps_[step.in], &out = maps_[step.out];
     const Stage& stage = step.stages.front();
     const Geometry& g = stage.geometry;
-    const Rows<T> from = rows(in);
+    const Rows<T> from = worker.rows(in);
     const std::ptrdiff_t padded = stage.padded(), out_pixels = static_cast<std::ptrdiff_t>(g.out_height) * g.out_width;
-    T *filtered = at<T>(step.scratch_offset), *image = worker.template at<T>(0);
-    const auto room = static_cast<std::ptrdiff_t>(step.thread_scratch / sizeof(T));
-    const std::ptrdiff_t image_group = room / groups_of({0, kernels_.panelling.widest()}).blocks / stage.lanes * stage.lanes;
-    std::fill(image, image + room, stage.zero);
+    T *filtered = reinterpret_cast<T*>(worker.shared), *image = worker.template at<T>(0);
+    const std::ptrdiff_t image_group = stage.image_group;
+    std::fill_n(image, groups_of({0, kernels_.panelling.widest()}).blocks * image_group, stage.zero);
     for (int p; (p = worker.claim(0)) < kernels_.panelling.count(stage.blocks);) {
         const Panel groups = groups_of(kernels_.panelling.at(stage.blocks, p));
         Panels<T> expand = stage.expand.view();
-        if (stage.makes == Stage::First::EXPAND) expand.ahead[0] = after(stage.expand, p, &stage.project);
+        if (stage.makes == Stage::First::EXPAND) expand.ahead[0] = after(worker, stage.expand, p, &stage.project);
         // The kernel steps to the panel's first group itself.
         const Run<T> inside{image - groups.first * image_group, image_group};
         if (stage.makes == Stage::First::EXPAND && in.by_rows) {
@@ -216,21 +221,22 @@ void Network<T>::run_by_image(const Step& step, Worker& worker) {
         }
     }
     // All threads know all filtered channels before any projects them.
-    barrier_.wait();
-    const int panels = kernels_.panelling.count(stage.project.out_blocks), parts = parts_of(panels, out_pixels);
+    worker.crew.barrier.wait();
+    const int panels = kernels_.panelling.count(stage.project.out_blocks);
+    const int parts = parts_of(panels, out_pixels, worker.crew.size);
     for (int unit; (unit = worker.claim(1)) < panels * parts;) {
         const std::ptrdiff_t first = out_pixels * (unit % parts) / parts, last = out_pixels * (unit % parts + 1) / parts;
         const Run<const T> some{filtered + first * stage.lanes, out_pixels * stage.lanes};
         const int pixels = static_cast<int>(last - first);
         Panels<T> project = stage.project.view();
-        project.ahead[0] = after(stage.project, unit / parts, step.then);
+        project.ahead[0] = after(worker, stage.project, unit / parts, step.then);
         if (is_raw(out)) {
-            const Run<float> to{at<float>(out.offset) + first * LANES, out.block()};
+            const Run<float> to{worker.template rows<float>(out).at + first * LANES, out.block()};
             kernels_.project_raw(project, unit / parts, some, pixels, to);
         } else {
             const Run<const T> shortcut =
                 stage.shortcut ? Run<const T>{from.at + first * LANES, from.block} : Run<const T>{nullptr, 0};
-            kernels_.project(project, unit / parts, some, pixels, {at<T>(out.offset) + first * LANES, out.block()},
+            kernels_.project(project, unit / parts, some, pixels, {worker.rows(out).at + first * LANES, out.block()},
                              shortcut);
         }
     }
@@ -238,17 +244,10 @@ void Network<T>::run_by_image(const Step& step, Worker& worker) {
 
 // What this thread probably reads after a panel: one that no other has taken, of these weights or those that follow.
 template <typename T>
-Ahead Network<T>::after(const Packed<T>& packed, int panel, const Packed<T>* then) const {
-    const int next = panel + team_.size(), panels = kernels_.panelling.count(packed.out_blocks);
+Ahead Network<T>::after(const Worker& worker, const Packed<T>& packed, int panel, const Packed<T>* then) const {
+    const int next = panel + worker.crew.size, panels = kernels_.panelling.count(packed.out_blocks);
     if (next < panels) return ahead(packed, next);
     return then && next - panels < kernels_.panelling.count(then->out_blocks) ? ahead(*then, next - panels) : Ahead{};
-}
-
-template <typename T>
-int Network<T>::parts_of(int panels, std::ptrdiff_t pixels) const {
-    // So many that threads do not wait long for the last, and not so many that tiles get small.
-    if (team_.size() == 1 || panels % team_.size() == 0) return 1;
-    return static_cast<int>(std::clamp<std::ptrdiff_t>(pixels / 12, 1, team_.size()));
 }
 
 template class Network<float>;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -96,7 +97,8 @@ class Network {
     // Safe from many threads; one run at a time.
     void run(const Picture& pictures, int count, float* const* outputs);
 
-    std::size_t arena_bytes() const { return arena_bytes_; }
+    // Of one picture. Several pictures take as much for each thread.
+    std::size_t arena_bytes() const { return together_.bytes; }
     bool is_finished() const { return finished_; }
     int height() const { return height_; }
     int width() const { return width_; }
@@ -112,7 +114,7 @@ class Network {
         int channels = 0, blocks = 0, height = 0, width = 0;
         Levels levels{};
         bool by_rows = false;  // rows of channel blocks of pixels; otherwise channel blocks of whole images
-        std::size_t offset = 0;
+        ValueId id = 0;
         std::size_t size() const { return static_cast<std::size_t>(blocks) * height * width * LANES; }
         std::size_t bytes() const { return size() * (levels.raw() ? sizeof(float) : sizeof(T)); }
         std::ptrdiff_t row() const { return static_cast<std::ptrdiff_t>(by_rows ? blocks : 1) * width * LANES; }
@@ -146,6 +148,7 @@ class Network {
         Clamp filter_clamp{};
         Geometry geometry{}, stem_geometry{};
         int band_rows = 1;  // by rows: rows of the result that are made together
+        std::ptrdiff_t image_group = 0;  // by image: of one group of a panel's padded images
         std::size_t ring = 0, filtered = 0, read = 0;
         const FilterBlock<T>* filter_of(int group) const { return &filter[group * (lanes / LANES)]; }
         int ring_rows() const { return (band_rows - 1) * geometry.stride + 2 * geometry.dilation + 1; }
@@ -168,7 +171,7 @@ class Network {
         std::vector<float> across{};
         std::vector<int> padded_pixels{};  // by image: where each pixel lies in the padded scratch
         // In bytes.
-        std::size_t shared_scratch = 0, thread_scratch = 0, scratch_offset = 0;
+        std::size_t shared_scratch = 0, thread_scratch = 0;
     };
     // Rows of a map, or some of them in working memory: row y is at `at + (y - first) * row`.
     template <typename N>
@@ -178,17 +181,46 @@ class Network {
         int first;
         N* of(int y) const { return at + (y - first) * row; }
     };
-    // What one thread knows of the step that it is at.
+    // Where everything lies in an arena for so many threads: each map, and of each step what it needs beside maps.
+    struct Layout {
+        int threads = 0;
+        std::size_t bytes = 0;
+        std::vector<std::size_t> maps{}, scratch{};
+    };
+    // Threads that work on one picture: all, or one alone where there are pictures for each.
+    struct Crew {
+        const Layout& layout;
+        const int size = layout.threads;
+        std::byte* const arena;
+        // Of each step: how many rows or panels threads have taken, of each pair of threads or in each of two phases.
+        std::vector<std::atomic<int>> claims;
+        Barrier barrier;
+        Crew(const Layout& of, std::byte* memory, std::size_t count)
+            : layout(of), arena(memory), claims(count), barrier(of.threads) {}
+        void begin() {
+            for (auto& each : claims) each.store(0, std::memory_order_relaxed);
+        }
+    };
+    template <typename N>
+    static Rows<N> rows_of(const Crew& crew, const Map& map) {
+        return {reinterpret_cast<N*>(crew.arena + crew.layout.maps[map.id]), map.row(), map.block(), 0};
+    }
+    // What one thread knows of the step that it is at. thread: of its crew.
     struct Worker {
         int thread;
+        Crew& crew;
         const Picture& picture;
-        std::atomic<int>* claims;  // of the step
-        std::byte* scratch;        // its own
+        std::atomic<int>* claims;     // of the step
+        std::byte *shared, *scratch;  // the step's, and its own
         std::vector<std::vector<int>>& held;
 
         template <typename N>
         N* at(std::size_t offset) const {
             return reinterpret_cast<N*>(scratch + offset);
+        }
+        template <typename N = T>
+        Rows<N> rows(const Map& map) const {
+            return rows_of<N>(crew, map);
         }
         int claim(int which) { return claims[which].fetch_add(1, std::memory_order_relaxed); }
         // Every second thread comes from below.
@@ -206,9 +238,9 @@ class Network {
     ValueId add(Step&&, int channels, int height, int width, Levels);
     void join_blocks();
     void plan_scratch();
-    void plan_arena();
+    Layout layout_for(int threads) const;
 
-    void work(int thread, const Picture& picture);
+    void work(Crew&, int thread, std::vector<std::vector<int>>& held, const Picture&);
     void run_stem(const Step&, Worker&);
     void run_by_rows(const Step&, Worker&);
     // raw: where they go if they are floats among levels.
@@ -225,35 +257,24 @@ class Network {
     void run_mean(const Step&, Worker&);
     void run_pooled(const Step&, Worker&);
     Ahead ahead(const Packed<T>&, int panel) const;
-    Ahead after(const Packed<T>&, int panel, const Packed<T>* then) const;
-    int parts_of(int panels, std::ptrdiff_t pixels) const;
-    template <typename N>
-    N* at(std::size_t offset) const {
-        return reinterpret_cast<N*>(arena_ + offset);
-    }
-    template <typename N = T>
-    Rows<N> rows(const Map& map) const {
-        return {at<N>(map.offset), map.row(), map.block(), 0};
-    }
-    void write(const Map&, Order, float* to) const;
+    Ahead after(const Worker&, const Packed<T>&, int panel, const Packed<T>* then) const;
+    void write_outputs(const Crew&, float* const* outputs, int picture) const;
 
     const int height_, width_;
     const Kernels<T>& kernels_;
     std::vector<Map> maps_;
     std::vector<Step> steps_;
     std::vector<std::pair<ValueId, Order>> outputs_;
-    // Of each step: how many rows or panels threads have taken, of each pair of threads or in each of two phases.
-    std::unique_ptr<std::atomic<int>[]> claims_;
     const std::size_t claims_per_step_;
+    // All threads, and each alone where there are several.
+    Layout together_, alone_;
+    std::deque<Crew> crews_;
     // Of each thread and stage: the rows that its ring holds.
     std::vector<std::vector<std::vector<int>>> held_;
     Pages pages_;
-    std::byte* arena_ = nullptr;
-    std::size_t arena_bytes_ = 0;
     bool finished_ = false;
     std::mutex running_;
     Team team_;
-    Barrier barrier_;
 };
 
 }  // namespace mobilenetv2

@@ -26,6 +26,7 @@ Packed with_room(Pages& pages, const Weights<T>& from, int inputs, const Panelli
     packed.out_blocks = blocks_of(from.out_channels);
     const auto room = static_cast<std::size_t>(panelling.room(packed.out_blocks)) * LANES;
     packed.values = pages.take<typename Numbers<T>::Weight>(room * inputs);
+    std::fill(packed.values.begin(), packed.values.end(), typename Numbers<T>::Weight{});
     packed.bias.assign(room, 0.0f);
     packed.scale.assign(room, 0.0f);
     return packed;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <span>
@@ -24,7 +23,8 @@ inline std::size_t rounded_up(std::size_t bytes, std::size_t to = CACHE_LINE) { 
 
 class Pages {
   public:
-    // So many zeros, from the beginning of a line on. They live as long as this does. Throws std::bad_alloc.
+    // Room for so many, from the beginning of a line on, with whatever was there. It lives as long as this does, and is in
+    // memory when it is first written. Throws std::bad_alloc.
     template <typename N>
     std::span<N> take(std::size_t count) {
         if (count > PTRDIFF_MAX / 2 / sizeof(N)) throw std::bad_alloc();
@@ -38,7 +38,6 @@ class Pages {
             madvise(at_, left_, MADV_HUGEPAGE);
 #endif
         }
-        std::memset(at_, 0, bytes);
         left_ -= bytes;
         return {reinterpret_cast<N*>(std::exchange(at_, at_ + bytes)), count};
     }

@@ -64,7 +64,7 @@ std::ptrdiff_t Network<T>::Stage::stem_floats() const {
 template <typename T>
 Network<T>::Network(int height, int width, int threads, const Kernels<T>& kernels)
     : height_(height), width_(width), kernels_(kernels), claims_per_step_(std::max(2, (threads + 1) / 2)),
-      team_(threads), barrier_(threads) {
+      team_(threads) {
     require(height >= 1 && width >= 1 && height <= 1 << 14 && width <= 1 << 14, "the input has no size, or is too large");
     require(threads >= 1 && threads <= MOST_THREADS,
             MOST_THREADS == 1 ? "one thread is possible" : "1 to 1024 threads are possible");
@@ -95,7 +95,7 @@ ValueId Network<T>::add(Step&& step, int channels, int height, int width, Levels
     map.levels = levels;
     map.by_rows = !is_small(height, width);
     bytes_of(map.blocks, height, width, LANES, sizeof(float));
-    step.out = static_cast<ValueId>(maps_.size());
+    step.out = map.id = static_cast<ValueId>(maps_.size());
     maps_.push_back(map);
     steps_.push_back(std::move(step));
     return steps_.back().out;
@@ -297,7 +297,6 @@ void Network<T>::finish() {
     require(!finished_ && !steps_.empty(), "the network is finished, or empty");
     join_blocks();
     plan_scratch();
-    plan_arena();
     for (std::size_t s = 0; s + 1 < steps_.size(); s++) {
         const Step& next = steps_[s + 1];
         if (next.stages.empty()) {
@@ -308,7 +307,13 @@ void Network<T>::finish() {
         }
         if (steps_[s].then->values.empty()) steps_[s].then = nullptr;
     }
-    claims_ = std::make_unique<std::atomic<int>[]>(steps_.size() * claims_per_step_);
+    together_ = layout_for(team_.size());
+    alone_ = layout_for(1);
+    const auto add_crew = [this](const Layout& layout) {
+        crews_.emplace_back(layout, pages_.take<std::byte>(layout.bytes).data(), steps_.size() * claims_per_step_);
+    };
+    add_crew(together_);
+    for (int t = 0; team_.size() > 1 && t < team_.size(); t++) add_crew(alone_);
     finished_ = true;
 }
 
@@ -361,7 +366,10 @@ void Network<T>::plan_scratch() {
                     for (int x = 0; x < g.in_width; x++)
                         step.padded_pixels.push_back(
                             static_cast<int>((g.pad_top + y) * padded + (g.pad_left + x) * stage.lanes));
+                stage.image_group = rows * padded;
                 take(sizeof(T), groups_of({0, kernels_.panelling.widest()}).blocks, rows, padded);
+                // What kernels read behind a row must not be what another thread writes. By rows there is more behind them.
+                if (std::is_same_v<T, Level>) take(CACHE_LINE);
                 step.shared_scratch =
                     rounded_up(bytes_of(sizeof(T), stage.groups, g.out_height, g.out_width, stage.lanes));
             }
@@ -381,12 +389,13 @@ void Network<T>::plan_scratch() {
 
 // Who lives when, and where: largest first, each as low as those that live at the same time allow.
 template <typename T>
-void Network<T>::plan_arena() {
+typename Network<T>::Layout Network<T>::layout_for(int threads) const {
     struct Item {
         std::size_t size, offset;
         int first, last;
         std::size_t* to;
     };
+    Layout layout{threads, 0, std::vector<std::size_t>(maps_.size()), std::vector<std::size_t>(steps_.size())};
     const int steps = static_cast<int>(steps_.size());
     std::vector<int> first(maps_.size(), -1), last(maps_.size(), -1);
     for (int s = 0; s < steps; s++) {
@@ -397,11 +406,11 @@ void Network<T>::plan_arena() {
     for (const auto& [value, order] : outputs_) last[value] = steps;
     std::vector<Item> items, placed;
     for (std::size_t m = 0; m < maps_.size(); m++)
-        if (first[m] >= 0) items.push_back({rounded_up(maps_[m].bytes()), 0, first[m], last[m], &maps_[m].offset});
+        if (first[m] >= 0) items.push_back({rounded_up(maps_[m].bytes()), 0, first[m], last[m], &layout.maps[m]});
     for (int s = 0; s < steps; s++) {
-        auto& step = steps_[s];
-        const std::size_t scratch = bytes_of(step.shared_scratch + bytes_of(team_.size(), step.thread_scratch));
-        items.push_back({scratch, 0, s, s, &step.scratch_offset});
+        const auto& step = steps_[s];
+        const std::size_t scratch = bytes_of(step.shared_scratch + bytes_of(threads, step.thread_scratch));
+        items.push_back({scratch, 0, s, s, &layout.scratch[s]});
     }
     std::stable_sort(items.begin(), items.end(), [](const Item& a, const Item& b) { return a.size > b.size; });
     for (auto& item : items) {
@@ -414,11 +423,10 @@ void Network<T>::plan_arena() {
             item.offset = std::max(item.offset, other->offset + other->size);
         }
         *item.to = item.offset;
-        arena_bytes_ = std::max(arena_bytes_, bytes_of(item.offset + item.size));
+        layout.bytes = std::max(layout.bytes, bytes_of(item.offset + item.size));
         placed.push_back(item);
     }
-    // Room for the kernels that read behind a row.
-    arena_ = pages_.take<std::byte>(arena_bytes_ + CACHE_LINE).data();
+    return layout;
 }
 
 template <typename T>

@@ -26,23 +26,39 @@ template <typename T>
 void Network<T>::run(const Picture& pictures, int count, float* const* outputs) {
     if (!finished_) throw std::invalid_argument("the network is not finished");
     const std::lock_guard<std::mutex> guard(running_);
-    for (int i = 0; i < count; i++) {
+    const auto picture_at = [&](int i) {
         const std::size_t offset = static_cast<std::size_t>(i) * 3 * height_ * width_;
-        const Picture picture{pictures.planes ? pictures.planes + offset : nullptr,
-                              pictures.pixels ? pictures.pixels + offset : nullptr, pictures.table};
-        for (std::size_t c = 0; c < steps_.size() * claims_per_step_; c++) claims_[c].store(0, std::memory_order_relaxed);
-        team_.run([this, &picture](int thread) { work(thread, picture); });
-        for (std::size_t o = 0; o < outputs_.size(); o++)
-            write(maps_[outputs_[o].first], outputs_[o].second, outputs[o] + i * output_size(o));
+        return Picture{pictures.planes ? pictures.planes + offset : nullptr,
+                       pictures.pixels ? pictures.pixels + offset : nullptr, pictures.table};
+    };
+    // Threads that need not wait for each other are done sooner, as long as there is a picture for each.
+    const int threads = team_.size(), alone = threads == 1 ? 0 : count / threads * threads;
+    if (alone > 0) {
+        std::atomic<int> next{0};
+        team_.run([&](int thread) {
+            for (int i; (i = next.fetch_add(1, std::memory_order_relaxed)) < alone;) {
+                Crew& crew = crews_[1 + thread];
+                crew.begin();
+                work(crew, 0, held_[thread], picture_at(i));
+                write_outputs(crew, outputs, i);
+            }
+        });
+    }
+    for (int i = alone; i < count; i++) {
+        const Picture picture = picture_at(i);
+        crews_[0].begin();
+        team_.run([&](int thread) { work(crews_[0], thread, held_[thread], picture); });
+        write_outputs(crews_[0], outputs, i);
     }
 }
 
 template <typename T>
-void Network<T>::work(int thread, const Picture& picture) {
+void Network<T>::work(Crew& crew, int thread, std::vector<std::vector<int>>& held, const Picture& picture) {
     for (std::size_t s = 0; s < steps_.size(); s++) {
         const Step& step = steps_[s];
-        std::byte* scratch = arena_ + step.scratch_offset + step.shared_scratch + thread * step.thread_scratch;
-        Worker worker{thread, picture, &claims_[s * claims_per_step_], scratch, held_[thread]};
+        std::byte *shared = crew.arena + crew.layout.scratch[s], *own = shared + step.shared_scratch;
+        Worker worker{thread, crew, picture, &crew.claims[s * claims_per_step_], shared, own + thread * step.thread_scratch,
+                      held};
         switch (step.kind) {
             case Kind::STEM: run_stem(step, worker); break;
             case Kind::BLOCKS_BY_ROWS: run_by_rows(step, worker); break;
@@ -53,7 +69,7 @@ void Network<T>::work(int thread, const Picture& picture) {
             case Kind::POOLED: run_pooled(step, worker); break;
         }
         // The last one is Team::run's own.
-        if (s + 1 < steps_.size()) barrier_.wait();
+        if (s + 1 < steps_.size()) crew.barrier.wait();
     }
 }
 
@@ -66,19 +82,19 @@ void Network<T>::run_pointwise(const Step& step, Worker& worker) {
         float* bias = worker.template at<float>(0);
         for (std::size_t c = 0; c < step.weights.bias.size(); c++) {
             const bool is_there = c < static_cast<std::size_t>(other.blocks) * LANES;
-            bias[c] = step.weights.bias[c] + (is_there ? at<float>(other.offset)[c] * step.scale : 0.0f);
+            bias[c] = step.weights.bias[c] + (is_there ? worker.template rows<float>(other).at[c] * step.scale : 0.0f);
         }
         weights.bias = bias;
     }
     const int panels = kernels_.panelling.count(weights.out_blocks);
-    const Rows<T> from = rows(in);
+    const Rows<T> from = worker.rows(in);
     const auto panel = [&](int p, int y, int pixels) {
         const Run<const T> run{from.of(y), from.block};
         if (is_raw(out)) {
-            const Rows<float> to = rows<float>(out);
+            const Rows<float> to = worker.template rows<float>(out);
             kernels_.pointwise_raw(weights, p, run, pixels, {to.of(y), to.block});
         } else {
-            const Rows<T> to = rows(out);
+            const Rows<T> to = worker.rows(out);
             kernels_.pointwise(weights, p, run, pixels, {to.of(y), to.block});
         }
     };
@@ -93,8 +109,8 @@ void Network<T>::run_pointwise(const Step& step, Worker& worker) {
 template <typename T>
 void Network<T>::run_enlarge(const Step& step, Worker& worker) {
     const Map &in = maps_[step.in], &out = maps_[step.out];
-    const Rows<float> from = rows<float>(in), on = rows<float>(maps_[step.other]);
-    const Rows<T> to = rows(out);
+    const Rows<float> from = worker.template rows<float>(in), on = worker.template rows<float>(maps_[step.other]);
+    const Rows<T> to = worker.rows(out);
     for (int y; (y = worker.claim(0)) < out.height;) {
         const double place = out.height == 1 ? 0.0 : static_cast<double>(y) * (in.height - 1) / (out.height - 1);
         const int above = std::min(static_cast<int>(place), in.height - 1), below = std::min(above + 1, in.height - 1);
@@ -109,8 +125,8 @@ void Network<T>::run_enlarge(const Step& step, Worker& worker) {
 template <typename T>
 void Network<T>::run_mean(const Step& step, Worker& worker) {
     const Map& in = maps_[step.in];
-    const Rows<T> from = rows(in);
-    T* to = at<T>(maps_[step.out].offset);
+    const Rows<T> from = worker.rows(in);
+    T* to = worker.rows(maps_[step.out]).at;
     for (int b; (b = worker.claim(0)) < in.blocks;) {
         double sums[LANES] = {};
         for (int y = 0; y < (in.by_rows ? in.height : 1); y++) {
@@ -126,12 +142,12 @@ void Network<T>::run_mean(const Step& step, Worker& worker) {
 template <typename T>
 void Network<T>::run_pooled(const Step& step, Worker& worker) {
     const Map& in = maps_[step.in];
-    const Rows<T> from = rows(in);
+    const Rows<T> from = worker.rows(in);
     const std::ptrdiff_t pixels = static_cast<std::ptrdiff_t>(in.height) * in.width;
     const int panels = kernels_.panelling.count(step.weights.out_blocks), outputs = step.dense.out_blocks * LANES;
     T* image = worker.template at<T>(0);
     T means[MOST_BLOCKS_OF_A_PANEL * LANES];
-    Sum* all_sums = at<Sum>(step.scratch_offset);
+    Sum* all_sums = reinterpret_cast<Sum*>(worker.shared);
     for (int group; (group = worker.claim(0)) < step.groups;) {
         Sum* sums = all_sums + static_cast<std::ptrdiff_t>(group) * outputs;
         std::fill(sums, sums + outputs, Sum{});
@@ -166,9 +182,9 @@ void Network<T>::run_pooled(const Step& step, Worker& worker) {
             kernels_.dense(rows_of_panel, means, blocks * LANES, step.dense.out_blocks, sums);
         }
     }
-    barrier_.wait();
+    worker.crew.barrier.wait();
     if (worker.claim(1) > 0) return;
-    float* to = at<float>(maps_[step.out].offset);
+    float* to = worker.template rows<float>(maps_[step.out]).at;
     for (int o = 0; o < outputs; o++) {
         Sum sum{};
         for (int group = 0; group < step.groups; group++) sum += all_sums[static_cast<std::ptrdiff_t>(group) * outputs + o];
@@ -179,25 +195,27 @@ void Network<T>::run_pooled(const Step& step, Worker& worker) {
 }
 
 template <typename T>
-void Network<T>::write(const Map& map, Order order, float* to) const {
-    const Rows<float> from = rows<float>(map);
-    const std::ptrdiff_t width = map.width;
-    if (order == Order::PIXELS) {
+void Network<T>::write_outputs(const Crew& crew, float* const* outputs, int picture) const {
+    for (std::size_t o = 0; o < outputs_.size(); o++) {
+        const Map& map = maps_[outputs_[o].first];
+        const Rows<float> from = rows_of<float>(crew, map);
+        float* to = outputs[o] + picture * output_size(o);
+        const std::ptrdiff_t width = map.width;
         for (int y = 0; y < map.height; y++)
             for (int b = 0; b < map.blocks; b++) {
-                const int lanes = std::min(LANES, map.channels - b * LANES);
                 const float* row = from.of(y) + b * from.block;
-                float* out = to + y * width * map.channels + b * LANES;
-                for (int x = 0; x < width; x++, out += map.channels) std::copy_n(row + x * LANES, lanes, out);
+                const int first = b * LANES, lanes = std::min(LANES, map.channels - first);
+                if (outputs_[o].second == Order::PIXELS) {
+                    float* pixel = to + y * width * map.channels + first;
+                    for (int x = 0; x < width; x++, pixel += map.channels) std::copy_n(row + x * LANES, lanes, pixel);
+                } else {
+                    for (int lane = 0; lane < lanes; lane++) {
+                        float* plane = to + (static_cast<std::ptrdiff_t>(first + lane) * map.height + y) * width;
+                        for (int x = 0; x < width; x++) plane[x] = row[x * LANES + lane];
+                    }
+                }
             }
-        return;
     }
-    for (int y = 0; y < map.height; y++)
-        for (int c = 0; c < map.channels; c++) {
-            const float* row = from.of(y) + (c / LANES) * from.block + c % LANES;
-            float* out = to + (static_cast<std::ptrdiff_t>(c) * map.height + y) * width;
-            for (int x = 0; x < width; x++) out[x] = row[x * LANES];
-        }
 }
 
 template class Network<float>;

@@ -134,7 +134,8 @@ class Drawing {
     }
 
     std::vector<std::vector<float>> run() {
-        const int pictures = 2;
+        // As many as threads, fewer, more, or some times as many.
+        const int pictures = 1 + static_cast<int>(seed_ % 5);
         std::vector<float> in;
         for (int p = 0; p < pictures; p++) in.insert(in.end(), picture_.values.begin(), picture_.values.end());
         std::vector<std::vector<float>> found;
