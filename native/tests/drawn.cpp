@@ -2,12 +2,12 @@
 //
 //     drawn SECONDS [FIRST_SEED]
 //
-// Each seed is a network of a few layers of any kind, on pictures of any small size, of floats and again of levels, by each
-// in turn of the kernels that this processor runs. Of floats its outputs must be within 1e-5 of the largest of the
-// reference (2e-5 where each product is rounded, too); of levels they must be the same bits by all kernels with vectors. Both must be the same bits for other
-// numbers of threads, again, and for callers at the same time. Then one argument of one layer is made wild: the engine
-// must refuse it, or run it without reading or writing where it must not, which sanitizers see (`make sanitize`). Says
-// the seed of what fails, and exits with 1.
+// Each seed is a network of a few layers of any kind, on pictures of any small size, of floats and again of levels, by each in
+// turn of the kernels that this processor runs. Of floats its outputs must be within 1e-5 of the largest of the reference
+// (2e-5 where each product is rounded, too); of levels they must be the same bits by all kernels with vectors. Both must be
+// the same bits for other numbers of threads, again, and for callers at the same time. Then one argument of one layer is made
+// wild: the engine must refuse it, or run it without reading or writing where it must not, which sanitizers see (`make
+// sanitize`). Says the seed of what fails, and exits with 1.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -342,7 +342,8 @@ std::string wrong_with(std::uint64_t seed) {
     const auto found = drawing.run();
     if (std::is_same_v<T, float>) {
         const double difference = drawing.difference(found);
-        // Portable kernels round products as well, but on arm64: of 3,300 networks one was 1.2e-5 away by them, and by others half.
+        // Portable kernels round products as well, but on arm64: of 3,300 networks one was 1.2e-5 away by them, half as far by
+        // others.
 #if defined(__aarch64__)
         const double most = 1e-5;
 #else
