@@ -11,62 +11,33 @@ output.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/unit"))
 
 from test_engine_native import drawn_model, engine, furthest, in_float64, pictures
 
-from mobilenetv2.networks.restored import network_of
+from mobilenetv2.exports.torch_network import torch_network
 
 FIRST_SEED = 40  # as the slow test
-Network = Callable[[Tensor], Tensor | tuple[Tensor, ...]]
 
 
-def answers(network: Network, images: NDArray[np.float32]) -> tuple[NDArray[np.float64], ...]:
+def answers(network: nn.Module, images: NDArray[np.float32]) -> tuple[NDArray[np.float64], ...]:
     with torch.inference_mode():
-        found = network(torch.from_numpy(images).double())
-    return tuple(each.numpy() for each in (found if isinstance(found, tuple) else (found,)))
-
-
-def in_float32(values: Tensor) -> Tensor:
-    return values.float().double()
-
-
-def round_weights(network: nn.Module) -> None:
-    """Batch norm becomes part of the convolution before it, as in every engine, and that is rounded."""
-    for module in network.modules():
-        children = list(module.children())
-        convolutions = [child for child in children if isinstance(child, nn.Conv2d)]
-        norms = [child for child in children if isinstance(child, nn.BatchNorm2d)]
-        if not norms:
-            continue
-        (convolution,), (norm,) = convolutions, norms
-        mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None
-        assert variance is not None
-        scale = norm.weight / torch.sqrt(variance + norm.eps)
-        convolution.weight.data = in_float32(convolution.weight * scale[:, None, None, None])
-        norm.bias.data = in_float32(norm.bias - mean * scale)
-        norm.weight.data.fill_(1)
-        mean.zero_()
-        variance.fill_(1 - norm.eps)
+        return tuple(each.numpy() for each in network(torch.from_numpy(images).double()))
 
 
 def round_maps(network: nn.Module) -> None:
     """Those of the layers alone, not of the additions of shortcuts."""
     for module in network.modules():
-        has_bias = isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None
-        if has_bias or isinstance(module, nn.BatchNorm2d):
-            module.register_forward_hook(lambda _module, _inputs, result: in_float32(result))
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(lambda _module, _inputs, result: result.float().double())
 
 
 def differences(seed: int) -> tuple[float, float, float]:
@@ -74,16 +45,14 @@ def differences(seed: int) -> tuple[float, float, float]:
     model = drawn_model(random)
     images = pictures(model, count=int(random.integers(1, 4)), seed=seed)
     right = in_float64(model, images)
-    network = network_of(model).double()
-    with torch.no_grad():
-        round_weights(network)
-        of_weights = answers(network, images)
-        both = deepcopy(network)
-        round_maps(both)
+    # Weights in float32, batch norm folded into them; what is computed with them is in float64.
+    network = torch_network(model).double()
+    of_weights = answers(network, images)
+    round_maps(network)
     return (
         furthest(engine(model).run(images), right),
         furthest(of_weights, right),
-        furthest(answers(both, images), right),
+        furthest(answers(network, images), right),
     )
 
 

@@ -65,12 +65,6 @@ void pointwise_panel(const Panels<float>& panels, Panel at, Run<const float> in,
     });
 }
 
-// Where the results of a panel begin.
-template <typename T>
-Run<T> of_panel(Run<T> map, Panel at) {
-    return {map.at ? map.at + at.first * map.block : nullptr, map.block};
-}
-
 void pointwise(const Panels<float>& panels, int panel, Run<const float> in, int pixels, Run<float> out) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
         pointwise_panel<Result::TO_MAP, LANES, vectors.value>(panels, at, in, pixels, of_panel(out, at), nullptr,

@@ -114,8 +114,9 @@ struct Kernels {
     // Both with floats as results among levels; null for floats.
     void (*pointwise_raw)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<float> out);
     void (*project_raw)(const Panels<T>&, int panel, Run<const T> in, int pixels, Run<float> out);
-    // `lanes` channels of some rows of a depthwise convolution: rows[0..2] are the three input rows of the first at the place of the first tap, those of the next lie `in_row` behind; dilation pixels lie
-    // between taps. Of levels up to 64 bytes behind a row are read, too.
+    // `lanes` channels of some rows of a depthwise convolution: rows[0..2] are the three input rows of the first at the place
+    // of the first tap, those of the next lie `in_row` behind; dilation pixels lie between taps. Of levels up to 64 bytes
+    // behind a row are read, too.
     void (*depthwise)(const T* const rows[3], std::ptrdiff_t in_row, const FilterBlock<T>*, int stride, int dilation,
                       int pixels, int count, T* out, std::ptrdiff_t out_row, Clamp);
     // One panel of the stem on a row: rows[3 * c + ky] is an input row of channel c, its first tap at [0]. wide: to what is to

@@ -126,9 +126,8 @@ template <Result RESULT, typename T>
 void on_pixels(const Panels<Level>& panels, int panel, Run<const Level> in, int pixels, Run<T> out, const int* out_pixels,
                Run<const Level> shortcut) {
     on_panel(PANELLING.at(panels.out_blocks, panel), [&](auto vectors, Panel at) {
-        pointwise_panel<RESULT, vectors.value>(
-            panels, at, in, pixels, Run<T>{out.at + at.first * out.block, out.block}, out_pixels,
-            {shortcut.at ? shortcut.at + at.first * shortcut.block : nullptr, shortcut.block});
+        pointwise_panel<RESULT, vectors.value>(panels, at, in, pixels, of_panel(out, at), out_pixels,
+                                               of_panel(shortcut, at));
     });
 }
 

@@ -58,6 +58,12 @@ inline void on_panel(Panel at, const Function& panel) {
     }
 }
 
+// Where the results of a panel begin in a map; nowhere if that is not given.
+template <typename T>
+inline Run<T> of_panel(Run<T> map, Panel at) {
+    return {map.at ? map.at + at.first * map.block : nullptr, map.block};
+}
+
 template <int PIXELS, int VECTORS>
 ALWAYS_INLINE void start_sums(Vector (&sums)[PIXELS][VECTORS], const float* bias) {
     UNROLL
